@@ -1,0 +1,190 @@
+"""CIDEr and CIDEr-D (Vedantam et al., 2015): how much a caption says what people say about the image.
+
+A caption is a vector of TF-IDF weights per n-gram length; the score is ten times its cosine to the references' ones,
+averaged over references and over lengths 1 to 4. CIDEr-D also clips each weight to the reference's and weighs by a
+Gaussian of the difference in length, against captions that repeat or pad. The "CIDEr" of coco-caption and of the
+literature's tables is CIDEr-D.
+
+What differs from the paper, as in coco-caption: words are not stemmed.
+"""
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .inputs import check_references
+from .ngrams import Ngram, count_ngrams
+
+MAX_ORDER = 4  # the paper's N
+
+
+Postings = tuple[tuple[int, int], ...]  # of one n-gram and image: (reference, count) where it occurs
+
+
+@dataclass(frozen=True)
+class DocumentFrequencies:
+    """In how many images' references each n-gram occurs."""
+
+    counts: Mapping[Ngram, int]
+    num_documents: int  # images counted
+
+    @classmethod
+    def from_references(cls, references: Iterable[Sequence[str]]) -> "DocumentFrequencies":
+        """Counts over images, each with its references, their tokens separated by spaces."""
+        counts: dict[Ngram, int] = {}
+        num_documents = 0
+        for captions in references:
+            num_documents += 1
+            for ngram in {ngram for caption in captions for ngram in count_ngrams(caption.split(), MAX_ORDER)}:
+                counts[ngram] = counts.get(ngram, 0) + 1
+        return cls(counts, num_documents)
+
+
+class _ReferenceVectors(NamedTuple):
+    """The references of one image."""
+
+    counts: dict[Ngram, Postings]
+    inverse_norms: list[list[float]]  # per reference and order; 0 for a vector without weight
+    lengths: list[int]  # in bigrams, as coco-caption counts
+
+
+class Cider:
+    """The original CIDEr, without the modifications of CIDEr-D, for a fixed set of references.
+
+    The document frequencies are counted once, and an image's reference vectors are kept after their first use, so that
+    scoring is quick enough for a reward during training.
+
+    Args:
+        references: each image's captions, tokens separated by spaces (`tokenize_captions`), by image id or, for a
+            list, by position.
+        document_frequencies: counted elsewhere, for instance over a larger set; `None` counts over `references`.
+        max_cached_images: images whose reference vectors are kept, about 20 kB each with five captions.
+    """
+
+    def __init__(
+        self,
+        references: Mapping[Hashable, Sequence[str]] | Sequence[Sequence[str]],
+        document_frequencies: DocumentFrequencies | None = None,
+        max_cached_images: int = 50_000,
+    ) -> None:
+        self._references = dict(references if isinstance(references, Mapping) else enumerate(references))
+        if not self._references:
+            raise ValueError("references is empty: expected at least one image")
+        for image, captions in self._references.items():
+            check_references(f"references[{image!r}]", captions)
+        if document_frequencies is None:
+            document_frequencies = DocumentFrequencies.from_references(self._references.values())
+        self.document_frequencies = document_frequencies
+        self.max_cached_images = max_cached_images
+        # inverse document frequency by document frequency; an n-gram of no reference counts as one of a single image
+        log_num_documents = math.log(max(document_frequencies.num_documents, 1))
+        largest = max(document_frequencies.counts.values(), default=0)
+        if largest > document_frequencies.num_documents:
+            raise ValueError(
+                f"document_frequencies: an n-gram occurs in {largest} "
+                f"of {document_frequencies.num_documents} documents"
+            )
+        self._idf = [log_num_documents - math.log(max(frequency, 1)) for frequency in range(largest + 1)]
+        self._vectors: dict[Hashable, _ReferenceVectors] = {}
+        # nearly all postings are alike (once, in one reference), so one object serves them all
+        self._postings: dict[Postings, Postings] = {}
+
+    def score(self, candidates: Sequence[str], ids: Sequence[Hashable] | None = None) -> np.ndarray:
+        """Scores captions against the references of their images.
+
+        Args:
+            candidates: captions, their tokens separated by spaces; an empty one scores 0.
+            ids: the image of each caption, any number of captions per image; `None` when there is exactly one caption
+                per image, in the order of the references.
+
+        Returns:
+            One score in 0..10 per caption (num_candidates,). With a single document every weight is log 1 = 0, and so
+            is every score.
+        """
+        ids = list(self._references) if ids is None else ids
+        if len(candidates) != len(ids):
+            raise ValueError(
+                f"candidates and ids must have the same length, got {len(candidates)} candidates and {len(ids)} ids"
+            )
+        return np.array([self._score(candidate, image) for candidate, image in zip(candidates, ids, strict=True)])
+
+    def _score(self, candidate: str, image: Hashable) -> float:
+        if not isinstance(candidate, str):
+            raise TypeError(
+                f"candidates must be str, got {type(candidate).__name__} for image {image!r}: {candidate!r}"
+            )
+        references = self._vectors.get(image) or self._reference_vectors(image)
+        reference_counts = references.counts
+        idf, frequencies = self._idf, self.document_frequencies.counts
+        words = candidate.split()
+        num_references = len(references.lengths)
+
+        squares = [0.0] * MAX_ORDER
+        products = [[0.0] * MAX_ORDER for _ in range(num_references)]
+        for ngram, count in count_ngrams(words, MAX_ORDER).items():
+            order = len(ngram) - 1
+            squared_idf = idf[frequencies.get(ngram, 0)] ** 2
+            squares[order] += count * count * squared_idf
+            for reference, reference_count in reference_counts.get(ngram, ()):
+                products[reference][order] += self._product(count, reference_count) * squared_idf
+
+        inverse_norms = [1 / math.sqrt(square) if square > 0 else 0.0 for square in squares]
+        total = 0.0
+        for reference in range(num_references):
+            cosines = zip(products[reference], references.inverse_norms[reference], inverse_norms, strict=True)
+            similarity = sum(product * first * second for product, first, second in cosines)
+            total += similarity * self._length_weight(max(len(words) - 1, 0) - references.lengths[reference])
+        return 10 * total / (MAX_ORDER * num_references)
+
+    def _reference_vectors(self, image: Hashable) -> _ReferenceVectors:
+        """The vectors of an image's references, made and kept."""
+        if image not in self._references:
+            raise KeyError(f"ids: no references for image {image!r}; there are {len(self._references)} images")
+        vectors = _ReferenceVectors({}, [], [])
+        for reference, caption in enumerate(self._references[image]):
+            words = caption.split()
+            squares = [0.0] * MAX_ORDER
+            for ngram, count in count_ngrams(words, MAX_ORDER).items():
+                squares[len(ngram) - 1] += (count * self._idf[self.document_frequencies.counts.get(ngram, 0)]) ** 2
+                postings = (*vectors.counts.get(ngram, ()), (reference, count))
+                vectors.counts[ngram] = self._postings.setdefault(postings, postings)
+            vectors.inverse_norms.append([1 / math.sqrt(square) if square > 0 else 0.0 for square in squares])
+            vectors.lengths.append(max(len(words) - 1, 0))
+        if len(self._vectors) >= self.max_cached_images:
+            del self._vectors[next(iter(self._vectors))]  # the oldest
+        self._vectors[image] = vectors
+        return vectors
+
+    def _product(self, count: int, reference_count: int) -> int:
+        return count * reference_count
+
+    def _length_weight(self, difference: int) -> float:
+        return 1.0
+
+
+class CiderD(Cider):
+    """CIDEr-D: the score that coco-caption and the literature's tables call CIDEr. Arguments as in `Cider`.
+
+    Args:
+        sigma: width of the Gaussian over the difference in length, in words.
+    """
+
+    def __init__(
+        self,
+        references: Mapping[Hashable, Sequence[str]] | Sequence[Sequence[str]],
+        document_frequencies: DocumentFrequencies | None = None,
+        max_cached_images: int = 50_000,
+        sigma: float = 6.0,
+    ) -> None:
+        super().__init__(references, document_frequencies, max_cached_images)
+        self.sigma = sigma
+
+    def _product(self, count: int, reference_count: int) -> int:
+        # clipped, so that repeating a word gains nothing
+        return min(count, reference_count) * reference_count
+
+    def _length_weight(self, difference: int) -> float:
+        return math.exp(-(difference**2) / (2 * self.sigma**2))
