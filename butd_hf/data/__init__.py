@@ -3,7 +3,12 @@
 from importlib import import_module
 from typing import Any
 
+
 EXPORTS = {  # name: the module of this package that defines it
+    "Augmentation": "views",
+    "RegionStore": "region_store",
+    "extract_regions": "region_store",
+    "load_captions": "captions",
     "train_tokenizer": "tokenization",
 }
 

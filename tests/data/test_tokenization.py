@@ -6,6 +6,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from butd_hf.data import train_tokenizer
 
+
 CAPTIONS = [
     "A man's T-shirt, with “quotes”, is 3.5 m long .",
     "The dogs' ball -- it isn't red; isn\u2019t it?",

@@ -1,0 +1,214 @@
+"""Caption data sets: three common file layouts, one table of images and their captions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, List, Value
+
+
+CAPTION_FEATURES = Features(
+    {
+        "image": Value("string"),
+        "image_id": Value("string"),
+        "captions": List(Value("string")),
+        "split": Value("string"),
+    }
+)
+
+EXPECTED = (
+    'JSON Lines of {"image", "split", "captions"}, COCO captions {"images", "annotations"} '
+    'or Karpathy splits {"images": [{"filename", "split", "sentences"}]}'
+)
+
+# how many missing files an error names before it only counts
+LISTED_FILES = 10
+
+
+class CaptionDataError(ValueError):
+    """A captions file that cannot be used: the message names the place, what came and what was expected."""
+
+
+def load_captions(path: str | Path, split: str | None = None, images: str | Path | None = None) -> Dataset:
+    """
+    Reads images and their captions.
+
+    The layout is recognised from the content: JSON Lines (`{"image", "split", "captions"}` per line), COCO captions
+    JSON, or Karpathy-split JSON (whose `restval` counts as `train`).
+
+    Args:
+        path: The captions file, or a folder that holds `captions.jsonl`.
+        split: Keep only this split; all of them by default.
+        images: Folder of the image files. By default `images/` beside the captions file.
+
+    Returns:
+        A table with the columns `image` (absolute path), `image_id`, `captions` (at least one per image) and `split`.
+
+    Raises:
+        CaptionDataError: The file is malformed, an image file is missing, or the split does not exist.
+        FileNotFoundError: There is no captions file at `path`, or no images folder.
+    """
+    file = captions_file(Path(path))
+    folder = Path(images) if images is not None else file.parent / "images"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No images folder at {folder}: pass the folder that holds the image files.")
+
+    rows = read_rows(file)
+    if not rows:
+        raise CaptionDataError(f"{file}: no image with captions in it, expected {EXPECTED}.")
+    if split is not None:
+        splits = sorted({row["split"] for row in rows})
+        rows = [row for row in rows if row["split"] == split]
+        if not rows:
+            raise CaptionDataError(f"{file}: no image in split {split!r}, the file has {splits}.")
+
+    folder = folder.resolve()
+    for row in rows:
+        row["image"] = str(folder / row["image"])
+    require_files([row["image"] for row in rows], file)
+    columns = {name: [row[name] for row in rows] for name in CAPTION_FEATURES}
+    return Dataset.from_dict(columns, features=CAPTION_FEATURES)
+
+
+def captions_file(path: Path) -> Path:
+    """The captions file at `path`, which is that file or a folder with `captions.jsonl`."""
+    file = path / "captions.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        wanted = "a folder that holds captions.jsonl" if path.is_dir() else "a captions file or a folder"
+        raise FileNotFoundError(f"No captions at {file}: expected {wanted}, with {EXPECTED}.")
+    return file
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows of `image` (relative to the images folder), `image_id`, `captions` and `split` of a captions file."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    try:
+        opening = json.loads(first)
+    except json.JSONDecodeError:
+        opening = None  # one document over several lines, or broken: the suffix says how to report it
+    by_line = isinstance(opening, dict) and "images" not in opening
+    if by_line or (opening is None and file.suffix == ".jsonl"):
+        return rows_of_lines(file, lines)
+
+    try:
+        document = json.loads("\n".join(lines))
+    except json.JSONDecodeError as error:
+        raise CaptionDataError(
+            f"{file}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}), expected {EXPECTED}."
+        ) from error
+    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
+        found = sorted(document) if isinstance(document, dict) else type(document).__name__
+        raise CaptionDataError(f"{file}: found {found}, expected {EXPECTED}.")
+    if "annotations" in document:
+        return rows_of_coco(file, document)
+    return rows_of_karpathy(file, document)
+
+
+def rows_of_lines(file: Path, lines: list[str]) -> list[dict[str, Any]]:
+    """Rows of a JSON Lines file; a line without `split` belongs to `train`."""
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{file}, line {number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CaptionDataError(f"{place}: not JSON ({error.msg}, column {error.colno}): {line[:80]!r}.") from error
+        image = field(entry, "image", str, place)
+        rows.append(
+            {
+                "image": image,
+                "image_id": str(entry.get("image_id", image)),
+                "captions": clean_captions(field(entry, "captions", list, place), place),
+                "split": str(entry.get("split", "train")),
+            }
+        )
+    return rows
+
+
+def rows_of_coco(file: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a COCO captions file. Its split is named by the file, as in `captions_val2017.json`."""
+    captions: dict[Any, list[str]] = {}
+    for number, annotation in enumerate(field(document, "annotations", list, str(file))):
+        place = f"{file}, annotations[{number}]"
+        image_id = field(annotation, "image_id", (int, str), place)
+        captions.setdefault(image_id, []).append(field(annotation, "caption", str, place))
+    of_file = next((name for name in ("train", "val", "test") if name in file.stem), "train")
+    rows = []
+    for number, image in enumerate(document["images"]):
+        place = f"{file}, images[{number}]"
+        image_id = field(image, "id", (int, str), place)
+        if image_id not in captions:  # COCO lists images that nobody described
+            continue
+        rows.append(
+            {
+                "image": field(image, "file_name", str, place),
+                "image_id": str(image_id),
+                "captions": clean_captions(captions.pop(image_id), place),
+                "split": str(image.get("split", of_file)),
+            }
+        )
+    if captions:
+        raise CaptionDataError(
+            f"{file}: {len(captions)} annotated image ids are not in `images`, the first is {next(iter(captions))!r}."
+        )
+    return rows
+
+
+def rows_of_karpathy(file: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a Karpathy-split file (`dataset_coco.json`, `dataset_flickr8k.json`, ...)."""
+    rows = []
+    for number, image in enumerate(document["images"]):
+        place = f"{file}, images[{number}]"
+        filename = field(image, "filename", str, place)
+        split = field(image, "split", str, place)
+        sentences = field(image, "sentences", list, place)
+        raw = [field(sentence, "raw", str, f"{place}.sentences") for sentence in sentences]
+        rows.append(
+            {
+                "image": str(Path(image.get("filepath", ""), filename)),
+                "image_id": str(image.get("cocoid", image.get("imgid", filename))),
+                "captions": clean_captions(raw, place),
+                "split": "train" if split == "restval" else split,
+            }
+        )
+    return rows
+
+
+def field(entry: Any, name: str, kind: type | tuple[type, ...], place: str) -> Any:
+    """The value `entry[name]`, checked to be there and of the kind."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    expected = " or ".join(each.__name__ for each in kinds)
+    if not isinstance(entry, dict):
+        raise CaptionDataError(f"{place}: expected an object with {name!r}, got {entry!r:.80}.")
+    if name not in entry:
+        raise CaptionDataError(f"{place}: no {name!r} ({expected}) among {sorted(entry)}.")
+    if not isinstance(entry[name], kinds):
+        raise CaptionDataError(f"{place}: {name!r} must be {expected}, got {entry[name]!r:.80}.")
+    return entry[name]
+
+
+def clean_captions(captions: list[Any], place: str) -> list[str]:
+    """The captions without surrounding white space; at least one non-empty string is required."""
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise CaptionDataError(f"{place}: a caption must be a string, got {caption!r:.80}.")
+    cleaned = [" ".join(caption.split()) for caption in captions]
+    cleaned = [caption for caption in cleaned if caption]
+    if not cleaned:
+        raise CaptionDataError(f"{place}: expected at least one caption, got {captions!r:.80}.")
+    return cleaned
+
+
+def require_files(paths: list[str], file: Path) -> None:
+    """Raises if image files are missing: better now than in the third epoch."""
+    missing = [path for path in paths if not Path(path).is_file()]
+    if missing:
+        listed = "\n  ".join(missing[:LISTED_FILES])
+        rest = f"\n  and {len(missing) - LISTED_FILES} more" if len(missing) > LISTED_FILES else ""
+        raise CaptionDataError(
+            f"{file}: {len(missing)} of {len(paths)} image files are missing; is the images folder right?"
+            f"\n  {listed}{rest}"
+        )

@@ -1,0 +1,112 @@
+"""Views of an image: the same picture mirrored, cropped or recoloured, and what that does to words about sides."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+from torchvision.transforms.v2 import functional as transforms
+
+
+SIDES = {"left": "right", "right": "left"}
+SIDE_WORD = re.compile(r"\b(left|right)\b", flags=re.IGNORECASE)
+
+
+def load_image(path: str) -> Image.Image:
+    """The image file, decoded and upright; colours are the processor's business. Raises `OSError` with the path."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except OSError as error:
+        raise OSError(f"Cannot read image {path}: {error}") from error
+
+
+def central_crop(image: Image.Image) -> Image.Image:
+    """The central nine tenths of each side: what a small step forward would show."""
+    width, height = image.size
+    margin_x, margin_y = round(width * 0.05), round(height * 0.05)
+    return image.crop((margin_x, margin_y, width - margin_x, height - margin_y))
+
+
+VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "identity": lambda image: image,
+    "flip": ImageOps.mirror,
+    "crop": central_crop,
+    "crop_flip": lambda image: ImageOps.mirror(central_crop(image)),
+}
+
+# views that exchange left and right
+MIRRORED_VIEWS = frozenset({"flip", "crop_flip"})
+
+AUGMENTATIONS = ("flip", "crop", "jitter")
+
+
+def views_of(augmentations: Sequence[str]) -> tuple[str, ...]:
+    """The fixed views that stand in for random augmentation where regions are computed once."""
+    views = ["identity"]
+    for name in ("flip", "crop"):
+        if name in augmentations:
+            views.append(name)
+    if {"flip", "crop"} <= set(augmentations):
+        views.append("crop_flip")
+    return tuple(views)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    Random changes that leave an image's captions true.
+
+    Args:
+        names: Which of `AUGMENTATIONS` to apply: `flip` mirrors every second image, `crop` takes a random part,
+            `jitter` changes brightness, contrast and saturation.
+        smallest_crop: Least share of the area that a crop keeps, in (0, 1].
+        jitter_strength: Largest relative change of brightness, contrast and saturation, in [0, 1).
+    """
+
+    names: tuple[str, ...] = ("flip",)
+    smallest_crop: float = 0.6
+    jitter_strength: float = 0.2
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.names if name not in AUGMENTATIONS]
+        if unknown:
+            raise ValueError(f"Unknown augmentation {unknown}; expected some of {AUGMENTATIONS}.")
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, bool]:
+        """The changed image, and whether left and right changed places."""
+        if "crop" in self.names:
+            image = random_crop(image, rng, self.smallest_crop)
+        if "jitter" in self.names:
+            image = image.convert("RGB")
+            low, high = 1.0 - self.jitter_strength, 1.0 + self.jitter_strength
+            image = transforms.adjust_brightness(image, rng.uniform(low, high))
+            image = transforms.adjust_contrast(image, rng.uniform(low, high))
+            image = transforms.adjust_saturation(image, rng.uniform(low, high))
+        mirrored = "flip" in self.names and rng.random() < 0.5
+        return (transforms.horizontal_flip(image) if mirrored else image), mirrored
+
+
+def random_crop(image: Image.Image, rng: np.random.Generator, smallest: float) -> Image.Image:
+    """A random part that covers `smallest` to 1 of the area, stretched by at most 4/3; resizing is left to others."""
+    width, height = image.size
+    area = rng.uniform(smallest, 1.0)
+    stretch = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    crop_width = min(width, max(1, round(width * np.sqrt(area * stretch))))
+    crop_height = min(height, max(1, round(height * np.sqrt(area / stretch))))
+    left = int(rng.integers(0, width - crop_width + 1))
+    top = int(rng.integers(0, height - crop_height + 1))
+    return image.crop((left, top, left + crop_width, top + crop_height))
+
+
+def mirror_caption(caption: str) -> str:
+    """The caption of the mirrored image: `left` and `right` change places, keeping their case."""
+
+    def other_side(match: re.Match[str]) -> str:
+        word = match.group()
+        other = SIDES[word.lower()]
+        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+
+    return SIDE_WORD.sub(other_side, caption)

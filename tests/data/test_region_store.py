@@ -1,0 +1,159 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+from butd_hf.data.region_store import STORE_FILE, RegionStore, RegionStoreError, extract_regions
+from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
+from butd_hf.modeling.regions_butd import ButdRegions
+
+
+class GridProcessor:
+    """Pixels in [0, 1], all of one size."""
+
+    def __init__(self, scale=255.0):
+        self.scale = scale
+        self.calls = 0
+
+    def __call__(self, images, return_tensors):
+        self.calls += 1
+        pixels = np.stack([np.asarray(image, dtype=np.float32) / self.scale for image in images])
+        return {"pixel_values": torch.from_numpy(pixels).permute(0, 3, 1, 2)}
+
+    def to_dict(self):
+        return {"scale": self.scale}
+
+
+class TinyBottomUp(nn.Module):
+    """Columns of the image as regions, of which the last is missing where the first pixel is dark."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = ButdBottomUpConfig(backbone="test_efficientnet")
+        self.proj = nn.Conv2d(3, 5, 1)
+
+    def forward(self, pixel_values):
+        features = self.proj(pixel_values).mean(dim=2).transpose(1, 2)  # (batch_size, width, 5)
+        batch_size, width, _ = features.shape
+        mask = torch.ones(batch_size, width, dtype=torch.bool)
+        mask[:, -1] = pixel_values[:, 0, 0, 0] > 0.5
+        boxes = torch.rand(batch_size, width, 4)
+        return ButdRegions(features=features, boxes=boxes, saliency=torch.ones(batch_size, width), mask=mask)
+
+
+@pytest.fixture
+def bottom_up():
+    torch.manual_seed(0)
+    return TinyBottomUp()
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    pairs = []
+    for index in range(5):
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(rng.integers(0, 256, (6, 4, 3), dtype=np.uint8)).save(path)
+        pairs.append((f"image-{index}", str(path)))
+    return pairs
+
+
+def test_stored_regions_are_those_of_the_model(bottom_up, images, tmp_path):
+    processor = GridProcessor()
+    store = extract_regions(
+        bottom_up, processor, images, tmp_path / "store", views=("identity", "flip"), batch_size=3, dtype="float32"
+    )
+    assert len(store) == 10
+    assert store.views == ("identity", "flip")
+    for image_id, path in images:
+        for view, change in (("identity", lambda image: image), ("flip", ImageOps.mirror)):
+            with torch.no_grad():
+                expected = bottom_up(**processor([change(Image.open(path))], return_tensors="pt"))
+            stored = store[image_id, view]
+            kept = expected.mask[0].numpy()
+            assert stored.mask.all() and len(stored.mask) == kept.sum()  # rows without a region are dropped
+            assert np.allclose(stored.features, expected.features[0].numpy()[kept], atol=1e-6)
+            assert stored.boxes.shape == (kept.sum(), 4)
+    assert not (tmp_path / "store.unfinished").exists()
+
+
+def test_half_precision_by_default(bottom_up, images, tmp_path):
+    store = extract_regions(bottom_up, GridProcessor(), images, tmp_path / "store")
+    assert store["image-0", "identity"].features.dtype == np.float16
+
+
+def test_a_current_store_is_used_and_a_stale_one_replaced(bottom_up, images, tmp_path):
+    path = tmp_path / "store"
+
+    def calls(processor, **changes):
+        extract_regions(bottom_up, processor, changes.pop("images", images), path, batch_size=8, **changes)
+        return processor.calls
+
+    assert calls(GridProcessor()) == 1
+    assert calls(GridProcessor()) == 0
+    assert calls(GridProcessor(scale=200.0)) == 1  # another image processor
+    assert calls(GridProcessor(), images=images[:4]) == 1  # other images
+    assert calls(GridProcessor(), views=("identity", "flip")) == 2
+    assert calls(GridProcessor(), dtype="float32") == 1
+    with torch.no_grad():
+        bottom_up.proj.weight.add_(1.0)
+    assert calls(GridProcessor(), dtype="float32") == 1  # other weights
+    assert calls(GridProcessor(), dtype="float32") == 0
+    assert len(RegionStore.open(path)) == 5
+
+
+def test_an_interrupted_extraction_is_no_store(bottom_up, images, tmp_path):
+    path = tmp_path / "store"
+    broken = [*images, ("broken", str(tmp_path / "broken.png"))]
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(OSError, match=r"broken\.png"):
+        extract_regions(bottom_up, GridProcessor(), broken, path, batch_size=2)
+    with pytest.raises(RegionStoreError, match="No finished region store"):
+        RegionStore.open(path)
+    assert len(extract_regions(bottom_up, GridProcessor(), images, path)) == 5
+
+
+def test_a_store_without_its_last_file_is_not_finished(bottom_up, images, tmp_path):
+    path = tmp_path / "store"
+    extract_regions(bottom_up, GridProcessor(), images, path)
+    description = json.loads((path / STORE_FILE).read_text())
+    (path / STORE_FILE).unlink()
+    with pytest.raises(RegionStoreError):
+        RegionStore.open(path)
+    (path / STORE_FILE).write_text(json.dumps({**description, "version": 99}))
+    with pytest.raises(RegionStoreError, match="version 99"):
+        RegionStore.open(path)
+
+
+def test_many_batches_of_rows(bottom_up, images, tmp_path):
+    many = [(f"copy-{index}", images[index % 5][1]) for index in range(200)]
+    store = extract_regions(bottom_up, GridProcessor(), many, tmp_path / "store", batch_size=16, dtype="float32")
+    assert len(store.chunks["features"]) > 1
+    for index in (0, 63, 64, 128, 199):
+        same = store[f"copy-{index % 5}", "identity"]
+        assert np.allclose(store[f"copy-{index}", "identity"].features, same.features, atol=1e-6)
+
+
+def test_errors(bottom_up, images, tmp_path):
+    store = extract_regions(bottom_up, GridProcessor(), images, tmp_path / "store")
+    with pytest.raises(KeyError, match="'flip'"):
+        store["image-0", "flip"]
+    with pytest.raises(RegionStoreError, match="more than once"):
+        extract_regions(bottom_up, GridProcessor(), [*images, images[0]], tmp_path / "other")
+    with pytest.raises(RegionStoreError, match="sideways"):
+        extract_regions(bottom_up, GridProcessor(), images, tmp_path / "other", views=("sideways",))
+    with torch.no_grad():
+        bottom_up.proj.weight.mul_(1e9)
+    with pytest.raises(RegionStoreError, match="not finite in float16"):
+        extract_regions(bottom_up, GridProcessor(), images, tmp_path / "other")
+
+
+def test_the_model_is_left_as_it_was(bottom_up, images, tmp_path):
+    bottom_up.train()
+    extract_regions(bottom_up, GridProcessor(), images, tmp_path / "store")
+    assert bottom_up.training
+    assert all(parameter.requires_grad for parameter in bottom_up.parameters())
+    bottom_up.proj(torch.rand(1, 3, 4, 4)).sum().backward()  # still trainable
