@@ -1,0 +1,24 @@
+"""The training loop that all tasks share, and the tasks. Names are imported when first used."""
+
+from importlib import import_module
+from typing import Any
+
+
+EXPORTS = {  # name: the module of this package that defines it
+    "CaptionDataset": "captioning",
+    "CaptioningTask": "captioning",
+    "LoopArguments": "arguments",
+    "SelfCriticalTask": "self_critical",
+    "Task": "task",
+    "TrainingLoop": "loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{EXPORTS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *EXPORTS])

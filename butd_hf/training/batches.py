@@ -1,0 +1,59 @@
+"""The order in which training meets its examples."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+
+class EpochBatches(Sampler[list[int]]):
+    """
+    Batches of indices whose order depends only on the seed and the epoch, and that can start in the middle.
+
+    With several processes, batch `i` goes to process `i % num_processes`. The epoch is then filled up with its own
+    first examples, so that every process has as many full batches.
+
+    Args:
+        size: Number of examples.
+        batch_size: Examples per batch; the last batch of a single process may be smaller.
+        seed: Of the order.
+        num_processes: Processes that share the batches.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, num_processes: int = 1):
+        if size < 1:
+            raise ValueError("There is nothing to train on: the data set is empty.")
+        self.size = size
+        self.batch_size = batch_size
+        self.drop_last = False  # accelerate asks
+        self.seed = seed
+        self.num_processes = num_processes
+        self.epoch = 0
+        self.start = 0
+
+    @property
+    def batches_per_process(self) -> int:
+        """Batches of a whole epoch that each process gets."""
+        return -(-self.size // (self.batch_size * self.num_processes))
+
+    def begin(self, epoch: int, consumed: int = 0) -> None:
+        """Moves to an epoch of which each process has consumed some batches already."""
+        self.epoch = epoch
+        self.start = consumed * self.num_processes
+
+    def __len__(self) -> int:
+        return -(-self._padded_size() // self.batch_size) - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+        order = torch.randperm(self.size, generator=generator).tolist()
+        padded_size = self._padded_size()
+        while len(order) < padded_size:
+            order += order[: padded_size - len(order)]
+        for begin in range(self.start * self.batch_size, padded_size, self.batch_size):
+            yield order[begin : begin + self.batch_size]
+
+    def _padded_size(self) -> int:
+        if self.num_processes == 1:
+            return self.size
+        return self.batches_per_process * self.batch_size * self.num_processes

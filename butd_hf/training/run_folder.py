@@ -1,0 +1,130 @@
+"""The folder of a run: what was asked for, what ran, and how it went."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .arguments import LoopArguments
+
+
+LIBRARIES = (
+    "butd_hf",
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pillow",
+)
+
+
+class RunFolder:
+    """
+    Files of one run:
+
+    - `arguments.json`: the command and every setting
+    - `versions.json`: the software and the machine
+    - `metrics.jsonl`: a line per logged step, evaluation and event
+    - `best/`: the model that did best, ready for `from_pretrained`
+    - `last/`: the state that a resumed run continues from
+    - `predictions/`: what the model said at each evaluation
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.best = self.path / "best"
+        self.last = self.path / "last"
+        self.predictions = self.path / "predictions"
+        self.metrics_file = self.path / "metrics.jsonl"
+
+    def describe(self, arguments: LoopArguments, task_settings: dict[str, Any]) -> None:
+        """Writes down the settings and the versions."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        settings = {"command": sys.argv, "loop": asdict(arguments), "task": task_settings}
+        write_json(self.path / "arguments.json", settings)
+        write_json(self.path / "versions.json", versions())
+
+    def log(self, event: str, **values: Any) -> None:
+        """Appends a line to `metrics.jsonl`."""
+        line = {"time": round(time.time(), 1), "event": event}
+        line.update({name: plain(value) for name, value in values.items()})
+        with open(self.metrics_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drops the lines of steps that a resumed run does again."""
+        if not self.metrics_file.is_file():
+            return
+        kept = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line).get("step", 0) <= step:
+                    kept.append(line)
+            except json.JSONDecodeError:  # a line cut short by the interruption
+                continue
+        rewritten = self.metrics_file.with_suffix(".unfinished")
+        rewritten.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        rewritten.replace(self.metrics_file)
+
+
+def versions() -> dict[str, Any]:
+    """The software and the machine that a run depends on."""
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found[library] = None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        **found,
+        "source_commit": source_commit(),
+        "system": platform.platform(),
+        "device": device,
+        "cpu_count": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def source_commit() -> str | None:
+    """The commit that this code was run from, `+changes` if it was changed since; None outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "."], cwd=folder, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode != 0:
+        return None
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def plain(value: Any) -> Any:
+    """A number as JSON can hold it: rounded to six significant digits, not-a-number as text."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+    return value
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Replaces a JSON file in one step."""
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    unfinished.replace(file)

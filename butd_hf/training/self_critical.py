@@ -1,0 +1,88 @@
+"""Self-critical training of captions: the model is rewarded for whole captions that score well."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..metrics.cider import CiderD
+from ..metrics.tokenizer import tokenize_captions
+from .captioning import CaptionDataset, CaptionExample, CaptioningTask
+
+
+END = "</s>"  # a word of its own in the reward: a caption that stops in the middle lacks it
+
+
+class SelfCriticalTask(CaptioningTask):
+    """
+    Continues the training of a captioner by REINFORCE on CIDEr-D (Rennie et al. 2017, arXiv 1612.00563).
+
+    Several captions of each image are sampled; each one's advantage is its CIDEr-D minus the mean of the others'
+    (Luo 2020, arXiv 2003.09971), which needs no second decoding and is unbiased. The end of a caption counts as a word
+    of it: without that, models learn to leave captions unfinished.
+
+    Args:
+        num_samples: Captions sampled per image, at least two.
+        temperature: Of the sampling.
+
+    The other arguments are those of `CaptioningTask`.
+    """
+
+    def __init__(self, *args: Any, num_samples: int = 5, temperature: float = 1.0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if num_samples < 2:
+            raise ValueError(f"num_samples must be at least 2, to compare each with the others, got {num_samples}.")
+        self.num_samples = num_samples
+        self.temperature = temperature
+        self.scorer = build_scorer(self.train_dataset)
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "kind": "self-critical captioning", "num_samples": self.num_samples}
+
+    def collate(self, examples: list[CaptionExample]) -> dict[str, torch.Tensor]:
+        indices = torch.tensor([example.index for example in examples])
+        return {**self.collate_images(examples), "indices": indices}
+
+    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        images = {name: value for name, value in batch.items() if name != "indices"}
+        bare = getattr(model, "module", model)  # without the wrapper of distributed training
+        with torch.no_grad():
+            sequences = bare.generate(
+                **images,
+                do_sample=True,
+                num_beams=1,
+                num_return_sequences=self.num_samples,
+                temperature=self.temperature,
+                top_k=0,
+            )  # (batch_size * num_samples, length)
+        rewards = self.rewards(sequences, batch["indices"])  # (batch_size, num_samples)
+        others = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.num_samples - 1)
+        advantages = (rewards - others).flatten()  # (batch_size * num_samples,)
+
+        labels = sequences[:, 1:].masked_fill(sequences[:, 1:] == bare.config.pad_token_id, -100)
+        logits = model(**images, input_ids=sequences[:, :-1]).logits  # (batch_size * num_samples, length, vocab_size)
+        losses = nn.functional.cross_entropy(
+            logits.flatten(0, 1).float() / self.temperature, labels.flatten(), reduction="none"
+        ).view(labels.shape)  # minus the log-probability of each sampled token
+        loss = (losses * advantages[:, None]).sum() / (labels != -100).sum()
+        return {"loss": loss, "reward": rewards.mean()}
+
+    def rewards(self, sequences: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """CIDEr-D, 0 to 10, of each sampled caption against its image's references."""
+        texts = tokenize_captions(self.processor.batch_decode(sequences, skip_special_tokens=True))
+        eos = self.processor.tokenizer.eos_token_id
+        ended = (sequences == eos).any(dim=1).tolist()
+        candidates = [f"{text} {END}" if end else text for text, end in zip(texts, ended, strict=True)]
+        images = [image for image in indices.tolist() for _ in range(self.num_samples)]
+        scores = self.scorer.score(candidates, images)
+        rewards = torch.as_tensor(scores, dtype=torch.float32, device=sequences.device)
+        return rewards.view(-1, self.num_samples)  # (batch_size, num_samples)
+
+
+def build_scorer(dataset: CaptionDataset) -> CiderD:
+    """CIDEr-D against the captions of the data set's images, by index, each with its end as a word."""
+    references = [[f"{text} {END}" for text in tokenize_captions(captions)] for captions in dataset.captions]
+    return CiderD(references)
+
+
+__all__ = ["SelfCriticalTask", "build_scorer"]

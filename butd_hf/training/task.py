@@ -1,0 +1,59 @@
+"""What a task brings to the training loop."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+
+class Task(ABC):
+    """
+    A model with its data and its measure of success; the loop does the rest.
+
+    Attributes:
+        model: The model to train. What must stay as it is has `requires_grad` off.
+        train_dataset: A map-style data set. If it has `set_epoch(epoch)`, the loop calls that before each epoch; an
+            example may depend on nothing but its index, the epoch and a seed, or runs can't be resumed exactly.
+    """
+
+    model: nn.Module
+    train_dataset: Sized
+
+    @property
+    def backbone(self) -> nn.Module | None:
+        """The pretrained part, which learns at its own rate and keeps its batch norm statistics; None without one."""
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """What describes the task in the run's `arguments.json`."""
+        return {}
+
+    @abstractmethod
+    def collate(self, examples: list[Any]) -> dict[str, torch.Tensor]:
+        """A batch of the model's inputs, made in a loader process."""
+
+    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The scalar to minimise as `loss`, and any parts of it worth logging."""
+        outputs = model(**batch)
+        return {"loss": outputs.loss, **(getattr(outputs, "loss_dict", None) or {})}
+
+    def num_images(self, batch: dict[str, torch.Tensor]) -> int:
+        """Images in a batch, of which each may have several texts."""
+        return min(len(value) for value in batch.values() if torch.is_tensor(value))
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, accelerator: Accelerator, folder: Path, epoch: int) -> dict[str, float]:
+        """
+        Measures a model in evaluation mode.
+
+        Every process calls it, does its share and returns the same numbers; only the main process writes, into
+        `folder`.
+        """
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes all that inference needs into `folder`. Called by the main process."""
+        model.save_pretrained(folder)

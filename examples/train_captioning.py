@@ -1,0 +1,264 @@
+"""
+Train an image captioning model, with a frozen backbone whose regions are computed once:
+
+    accelerate launch examples/train_captioning.py --data FOLDER --output_dir RUN --freeze all --cache REGIONS
+
+then fine-tune it end to end:
+
+    accelerate launch examples/train_captioning.py --data FOLDER --output_dir RUN2 --init_from RUN/best \
+        --freeze 0 --learning_rate 1e-4 --backbone_learning_rate 2e-5 --augment flip crop
+
+FOLDER holds `captions.jsonl` and `images/`; COCO and Karpathy-split JSON files work too. RUN explains itself:
+settings, versions, metrics, predictions, `best/` for `from_pretrained` and `last/` for `--resume`. The best model is
+the one with the highest CIDEr on the evaluation split. On a CPU, `--num_threads` says how many threads to use.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from datasets import Dataset
+from transformers import HfArgumentParser
+
+from butd_hf.conversion.backbone_weights import load_backbone_weights
+from butd_hf.data.captions import load_captions
+from butd_hf.data.region_store import extract_regions
+from butd_hf.data.tokenization import train_tokenizer
+from butd_hf.data.views import Augmentation, views_of
+from butd_hf.modeling.configuration_butd import ButdConfig
+from butd_hf.modeling.image_processing_butd import ButdImageProcessor
+from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.processing_butd import ButdProcessor
+from butd_hf.training.arguments import LoopArguments
+from butd_hf.training.captioning import CaptionDataset, CaptioningTask
+from butd_hf.training.loop import TrainingLoop, build_accelerator
+from butd_hf.training.optimizers import freeze_stages
+from butd_hf.training.self_critical import SelfCriticalTask
+
+
+EVALUATION_SPLITS = ("dev", "val", "validation", "test")
+
+
+@dataclass
+class CaptioningArguments:
+    """What to train on, and what to train. An option without a default keeps what `--init_from` has."""
+
+    data: str = field(metadata={"help": "Captions file, or folder with captions.jsonl and images/."})
+    images: str | None = field(default=None, metadata={"help": "Images folder; images/ beside the captions file."})
+    train_split: str = field(default="train", metadata={"help": "Split to learn from."})
+    eval_split: str | None = field(default=None, metadata={"help": f"Split to score: first of {EVALUATION_SPLITS}."})
+    limit: int = field(default=0, metadata={"help": "Use only this many images of each split, for trials."})
+
+    init_from: str | None = field(default=None, metadata={"help": "Checkpoint to start from, e.g. RUN/best."})
+    backbone: str = field(default="tf_efficientnet_lite2", metadata={"help": "Any timm name; not with --init_from."})
+    backbone_weights: str | None = field(
+        default=None, metadata={"help": "Weights file, installed package that carries one, or 'timm' to download."}
+    )
+    selector: str | None = field(default=None, metadata={"help": "Region selector: saliency, grid, ..."})
+    num_regions: int | None = field(default=None, metadata={"help": "Most regions per image."})
+    image_size: int | None = field(default=None, metadata={"help": "Height and width in pixels."})
+    longest_edge: int | None = field(
+        default=None, metadata={"help": "Keep the aspect ratio: image_size is the shortest edge, this the longest."}
+    )
+    hidden_size: int | None = field(default=None, metadata={"help": "Width of the decoder."})
+    num_layers: int | None = field(default=None, metadata={"help": "Decoder layers."})
+    num_region_layers: int | None = field(default=None, metadata={"help": "Self-attention layers among regions."})
+    num_heads: int | None = field(default=None, metadata={"help": "Attention heads."})
+    intermediate_size: int | None = field(default=None, metadata={"help": "Width of the feed-forward layers."})
+    dropout: float | None = field(default=None, metadata={"help": "Dropout of the decoder."})
+    attention_dropout: float | None = field(default=None, metadata={"help": "Dropout of attention weights."})
+    region_dropout: float | None = field(default=None, metadata={"help": "Share of regions hidden in training."})
+    label_smoothing: float | None = field(default=None, metadata={"help": "Label smoothing of the token loss."})
+
+    tokenizer_kind: str = field(default="word", metadata={"help": "word or bpe."})
+    vocab_size: int = field(default=10000, metadata={"help": "Most tokens of the vocabulary."})
+    min_frequency: int = field(default=5, metadata={"help": "Rarer words are unknown."})
+    max_length: int = field(default=24, metadata={"help": "Longest training caption in tokens."})
+    captions_per_image: int = field(default=5, metadata={"help": "Captions drawn per image and step."})
+    augment: list[str] = field(default_factory=lambda: ["flip"], metadata={"help": "Of flip, crop, jitter; or none."})
+
+    self_critical: bool = field(default=False, metadata={"help": "Reward whole captions by CIDEr-D; --init_from."})
+    num_samples: int = field(default=5, metadata={"help": "Captions sampled per image, with --self_critical."})
+
+    freeze: str = field(default="none", metadata={"help": "Backbone: all, none, or its N first stages."})
+    cache: str | None = field(default=None, metadata={"help": "Folder for regions computed once; with --freeze all."})
+    cache_dtype: str = field(default="float16", metadata={"help": "float16 or float32."})
+
+    num_beams: int = field(default=3, metadata={"help": "Beams of the evaluation."})
+    max_new_tokens: int = field(default=24, metadata={"help": "Longest generated caption."})
+    eval_batch_size: int = field(default=32, metadata={"help": "Images per batch of extraction and evaluation."})
+
+    def __post_init__(self) -> None:
+        self.augment = [name for name in self.augment if name != "none"]
+        if self.freeze not in ("all", "none") and not self.freeze.isdigit():
+            raise ValueError(f"--freeze must be all, none or a number of stages, got {self.freeze!r}.")
+        if self.cache is not None and self.freeze != "all":
+            raise ValueError(
+                f"--cache needs --freeze all, got {self.freeze!r}: a backbone that learns changes regions."
+            )
+        if self.cache is not None and "jitter" in self.augment:
+            raise ValueError("--cache holds fixed views of each image: flip and crop are possible, jitter is not.")
+
+
+def load_splits(arguments: CaptioningArguments) -> tuple[Dataset, Dataset]:
+    """The images to learn from and those to score."""
+    table = load_captions(arguments.data, images=arguments.images)
+    splits = list(table["split"])
+    eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in splits), None)
+    found = []
+    for split in (arguments.train_split, eval_split):
+        rows = [row for row, name in enumerate(splits) if name == split]
+        if not rows:
+            raise ValueError(f"{arguments.data} has no split {split!r}, but {sorted(set(splits))}.")
+        found.append(table.select(rows[: arguments.limit or None]))
+    return found[0], found[1]
+
+
+def build_processor(arguments: CaptioningArguments, backbone: str, captions: list[str]) -> ButdProcessor:
+    """The processor of the checkpoint to start from, or one for the backbone and the training captions."""
+    if arguments.init_from is not None:
+        processor = ButdProcessor.from_pretrained(arguments.init_from)
+    else:
+        tokenizer = train_tokenizer(
+            captions,
+            kind=arguments.tokenizer_kind,
+            vocab_size=arguments.vocab_size,
+            min_frequency=arguments.min_frequency,
+        )
+        processor = ButdProcessor(ButdImageProcessor.from_backbone(backbone), tokenizer)
+    if arguments.longest_edge is not None:
+        shortest_edge = arguments.image_size or min(256, arguments.longest_edge)
+        size = {"shortest_edge": shortest_edge, "longest_edge": arguments.longest_edge}
+        processor.image_processor = type(processor.image_processor)(
+            **{**processor.image_processor.to_dict(), "size": size}
+        )
+    elif arguments.image_size is not None:
+        size = {"height": arguments.image_size, "width": arguments.image_size}
+        processor.image_processor = type(processor.image_processor)(
+            **{**processor.image_processor.to_dict(), "size": size}
+        )
+    return processor
+
+
+def build_config(arguments: CaptioningArguments) -> ButdConfig:
+    """The config of the checkpoint to start from, or the default one, with what the command line says."""
+    if arguments.init_from is not None:
+        config = ButdConfig.from_pretrained(arguments.init_from)
+    else:
+        config = ButdConfig(bottom_up_config={"backbone": arguments.backbone})
+    asked = {
+        "bottom_up_config": {"selector": arguments.selector, "num_regions": arguments.num_regions},
+        "top_down_config": {
+            "hidden_size": arguments.hidden_size,
+            "num_hidden_layers": arguments.num_layers,
+            "num_region_layers": arguments.num_region_layers,
+            "num_attention_heads": arguments.num_heads,
+            "intermediate_size": arguments.intermediate_size,
+            "dropout": arguments.dropout,
+            "attention_dropout": arguments.attention_dropout,
+            "region_dropout": arguments.region_dropout,
+        },
+    }
+    settings = config.to_dict()
+    for part, values in asked.items():
+        settings[part].update({name: value for name, value in values.items() if value is not None})
+    if arguments.label_smoothing is not None:
+        settings["label_smoothing"] = arguments.label_smoothing
+    return ButdConfig.from_dict(settings)
+
+
+def build_model(arguments: CaptioningArguments, processor: ButdProcessor) -> ButdForConditionalGeneration:
+    """The model, with the weights it starts from, and frozen where asked."""
+    config = build_config(arguments)
+    if arguments.init_from is not None:
+        model = ButdForConditionalGeneration.from_pretrained(arguments.init_from, config=config)
+    else:
+        tokenizer = processor.tokenizer
+        settings = config.to_dict()
+        settings["top_down_config"].update(
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        model = ButdForConditionalGeneration(ButdConfig.from_dict(settings))
+    bottom_up = model.base_model.bottom_up
+    if arguments.backbone_weights is not None:
+        print(load_backbone_weights(bottom_up.backbone, arguments.backbone_weights, config.bottom_up_config.backbone))
+    if arguments.freeze == "all":
+        bottom_up.requires_grad_(False)
+    elif arguments.freeze != "none":
+        freeze_stages(bottom_up.backbone, int(arguments.freeze))
+    return model
+
+
+def build_datasets(
+    arguments: CaptioningArguments,
+    loop: LoopArguments,
+    model: ButdForConditionalGeneration,
+    processor: ButdProcessor,
+    accelerator: Accelerator,
+) -> tuple[CaptionDataset, CaptionDataset]:
+    """Examples to learn from and to score: pictures, or regions if they are to be computed once."""
+    train_table, eval_table = load_splits(arguments)
+    train_store = eval_store = None
+    if arguments.cache is not None:
+        tables = {"train": (train_table, views_of(arguments.augment)), "eval": (eval_table, ("identity",))}
+        train_store, eval_store = (
+            extract_regions(
+                model,
+                processor,
+                table,
+                Path(arguments.cache) / name,
+                views=views,
+                dtype=arguments.cache_dtype,
+                batch_size=arguments.eval_batch_size,
+                num_workers=loop.num_workers,
+                accelerator=accelerator,
+            )
+            for name, (table, views) in tables.items()
+        )
+    train_dataset = CaptionDataset(
+        train_table,
+        captions_per_image=arguments.captions_per_image,
+        augmentation=Augmentation(tuple(arguments.augment)) if arguments.augment else None,
+        store=train_store,
+        seed=loop.seed,
+    )
+    return train_dataset, CaptionDataset(eval_table, store=eval_store)
+
+
+def main() -> None:
+    parser = HfArgumentParser([CaptioningArguments, LoopArguments], description=__doc__)
+    parser.set_defaults(metric_for_best="cider")
+    arguments, loop = parser.parse_args_into_dataclasses()
+    accelerator = build_accelerator(loop)
+    set_seed(loop.seed)
+
+    train_table, _ = load_splits(arguments)
+    captions = [caption for captions in train_table["captions"] for caption in captions]
+    processor = build_processor(arguments, arguments.backbone, captions)
+    model = build_model(arguments, processor)
+    train_dataset, eval_dataset = build_datasets(arguments, loop, model, processor, accelerator)
+    task_class, own_settings = CaptioningTask, {}
+    if arguments.self_critical:
+        task_class, own_settings = SelfCriticalTask, {"num_samples": arguments.num_samples}
+    task = task_class(
+        model,
+        processor,
+        train_dataset,
+        eval_dataset,
+        max_length=arguments.max_length,
+        num_beams=arguments.num_beams,
+        max_new_tokens=arguments.max_new_tokens,
+        eval_batch_size=arguments.eval_batch_size,
+        num_workers=loop.num_workers,
+        settings=asdict(arguments),
+        **own_settings,
+    )
+    TrainingLoop(task, loop, accelerator).run()
+
+
+if __name__ == "__main__":
+    main()

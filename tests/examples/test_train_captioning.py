@@ -1,0 +1,110 @@
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.processing_butd import ButdProcessor
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train_captioning.py"
+
+TINY = [
+    *("--backbone", "test_efficientnet", "--image_size", "64", "--num_regions", "8"),
+    *("--hidden_size", "16", "--num_layers", "1", "--num_heads", "2", "--intermediate_size", "32"),
+]
+SHORT = [
+    *("--min_frequency", "1", "--captions_per_image", "2", "--max_new_tokens", "4", "--num_beams", "2"),
+    *("--batch_size", "2", "--epochs", "1", "--num_workers", "0", "--num_threads", "1", "--logging_steps", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six pictures of one colour each, four to learn from."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "images").mkdir()
+    lines = []
+    for index, colour in enumerate(("red", "green", "blue", "red", "green", "blue")):
+        pixels = np.random.default_rng(index).integers(0, 60, (48, 64, 3), dtype=np.uint8)
+        pixels[..., index % 3] += 150
+        Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
+        captions = [f"a {colour} picture", f"something {colour} on the left", f"all {colour}"]
+        lines.append({"image": f"{index}.png", "split": "train" if index < 4 else "dev", "captions": captions})
+    (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first_run(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    command = [sys.executable, str(EXAMPLE), "--data", str(data), "--output_dir", str(folder), *TINY, *SHORT]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    subprocess.run(command, check=True, timeout=300, env=environment, cwd=folder.parent)
+    return folder
+
+
+def run_here(monkeypatch, *options):
+    """The example in this process, which has imported everything already."""
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, options)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+
+def events(folder, kind):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def test_a_run_leaves_a_model_that_captions(first_run, data):
+    assert len(events(first_run, "training")) == 2
+    assert {"cider", "bleu_4", "rouge_l", "loss"} <= set(events(first_run, "evaluation")[0])
+    lines = (first_run / "predictions" / "epoch-001.jsonl").read_text().splitlines()
+    predictions = [json.loads(line) for line in lines]
+    assert [line["image_id"] for line in predictions] == ["4.png", "5.png"]
+    assert json.loads((first_run / "arguments.json").read_text())["task"]["backbone"] == "test_efficientnet"
+
+    model = ButdForConditionalGeneration.from_pretrained(first_run / "best").eval()
+    processor = ButdProcessor.from_pretrained(first_run / "best")
+    inputs = processor(images=[data / "images" / "4.png"], return_tensors="pt")
+    assert inputs["pixel_values"].shape[-2:] == (64, 64)
+    with torch.no_grad():
+        caption = processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0].strip()
+    assert caption == predictions[0]["prediction"]  # inference sees what the evaluation saw
+
+
+def test_resuming_goes_on_where_the_run_ended(first_run, data, monkeypatch):
+    run_here(monkeypatch, "--data", data, "--output_dir", first_run, *TINY, *SHORT, "--epochs", 2, "--resume")
+    assert [line["epoch"] for line in events(first_run, "evaluation")] == [1, 2]
+    assert [line["step"] for line in events(first_run, "training")] == [1, 2, 3, 4]
+
+
+def test_a_frozen_backbone_with_stored_regions(first_run, data, tmp_path, monkeypatch):
+    """Starts from another run, so that evaluations agree: stored regions are those of the pictures."""
+    options = ["--data", data, *SHORT, "--init_from", first_run / "best", "--learning_rate", "0", "--freeze", "all"]
+    run_here(monkeypatch, *options, "--output_dir", tmp_path / "pictures")
+    cached = [*options, "--cache", tmp_path / "cache", "--cache_dtype", "float32", "--augment", "flip", "crop"]
+    run_here(monkeypatch, *cached, "--output_dir", tmp_path / "stored")
+    pictures, stored = (events(tmp_path / name, "evaluation")[0] for name in ("pictures", "stored"))
+    assert stored["loss"] == pytest.approx(pictures["loss"], rel=1e-4)
+    assert (tmp_path / "cache" / "train" / "store.json").is_file()
+
+    before = ButdForConditionalGeneration.from_pretrained(first_run / "best").state_dict()
+    after = ButdForConditionalGeneration.from_pretrained(tmp_path / "stored" / "best").state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_impossible_options_are_refused(data, tmp_path, monkeypatch):
+    options = ["--data", data, "--output_dir", tmp_path / "run", *TINY, *SHORT]
+    with pytest.raises(ValueError, match="--cache needs --freeze all"):
+        run_here(monkeypatch, *options, "--cache", tmp_path / "cache")
+    with pytest.raises(ValueError, match="--freeze must be"):
+        run_here(monkeypatch, *options, "--freeze", "some")
+    with pytest.raises(ValueError, match="no split 'holdout'"):
+        run_here(monkeypatch, *options, "--eval_split", "holdout")

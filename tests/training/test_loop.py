@@ -1,0 +1,284 @@
+import importlib.metadata
+import json
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from butd_hf.training.arguments import LoopArguments
+from butd_hf.training.batches import EpochBatches
+from butd_hf.training.checkpoints import latest_state, recover_folder, replace_folder
+from butd_hf.training.loop import NonFiniteLossError, TrainingLoop
+from butd_hf.training.task import Task
+
+
+class Lines(Dataset):
+    """Points on a line, whose noise depends on index and epoch alone."""
+
+    def __init__(self, size=24):
+        self.size = size
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(1000 * self.epoch + index)
+        inputs = torch.rand(4, generator=generator)
+        return inputs, inputs.sum(dim=0, keepdim=True)
+
+
+class Network(nn.Module):
+    """A backbone with batch norm, and a head with dropout: all that a resumed run could get wrong."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(8, 1))
+
+    def forward(self, inputs):
+        return self.head(self.backbone(inputs))
+
+
+class Interruption(Exception):
+    pass
+
+
+class LineTask(Task):
+    def __init__(self, interrupt_at=None, spoil_at=None, metrics=None, size=24):
+        torch.manual_seed(0)
+        self.model = Network()
+        self.train_dataset = Lines(size)
+        self.interrupt_at = interrupt_at
+        self.spoil_at = spoil_at
+        self.metrics = metrics
+        self.calls = 0
+        self.evaluated = []
+
+    @property
+    def backbone(self):
+        return self.model.backbone
+
+    def collate(self, examples):
+        inputs, targets = zip(*examples, strict=True)
+        return {"inputs": torch.stack(inputs), "targets": torch.stack(targets)}
+
+    def loss(self, model, batch):
+        self.calls += 1
+        if self.interrupt_at == self.calls:
+            raise Interruption
+        loss = nn.functional.mse_loss(model(batch["inputs"]), batch["targets"])
+        return {"loss": loss * float("nan") if self.spoil_at == self.calls else loss}
+
+    def evaluate(self, model, accelerator, folder, epoch):
+        assert not model.training
+        self.evaluated.append(epoch)
+        data = [Lines()[index] for index in range(24)]
+        batch = self.collate(data)
+        loss = float(nn.functional.mse_loss(model(batch["inputs"]), batch["targets"]))
+        return {"loss": loss, "score": self.metrics[epoch - 1] if self.metrics else -loss}
+
+    def save(self, model, folder):
+        torch.save(model.state_dict(), folder / "weights.pt")
+
+
+def arguments(folder, **changes):
+    settings = {
+        "epochs": 3,
+        "batch_size": 5,  # does not divide 24: the last batch is smaller
+        "learning_rate": 0.02,
+        "weight_decay": 0.0,
+        "logging_steps": 2,
+        "checkpoint_minutes": 0.0,
+        "num_workers": 0,
+        **changes,
+    }
+    return LoopArguments(output_dir=str(folder), **settings)
+
+
+def run(task, folder, **changes):
+    loop = TrainingLoop(task, arguments(folder, **changes))
+    loop.run()
+    return loop
+
+
+def weights(loop):
+    return {name: value.clone() for name, value in loop.task.model.state_dict().items()}
+
+
+def assert_same(first, second):
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def read_metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_loss_falls_and_the_run_explains_itself(tmp_path):
+    run(LineTask(), tmp_path, epochs=6, backbone_learning_rate=0.02)
+    lines = read_metrics(tmp_path)
+    losses = [line["loss"] for line in lines if line["event"] == "evaluation"]
+    assert losses[-1] < 0.2 * lines[0]["loss"]
+    assert {"step", "epoch", "loss", "learning_rate", "images_per_second"} <= set(lines[0])
+    assert json.loads((tmp_path / "arguments.json").read_text())["loop"]["epochs"] == 6
+    assert json.loads((tmp_path / "versions.json").read_text())["torch"] == importlib.metadata.version("torch")
+    assert (tmp_path / "best" / "weights.pt").is_file()
+    assert latest_state(tmp_path / "last").name == "step-000000030"
+
+
+VARIANTS = {
+    "plain": {},
+    "averaged": {"ema_decay": 0.9, "scheduler": "one_cycle"},
+    "accumulated": {"gradient_accumulation_steps": 2, "checkpoint_steps": 1},
+    "workers": {"num_workers": 1, "scheduler": "linear"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(tmp_path, variant):
+    settings = {"checkpoint_steps": 3, **VARIANTS[variant]}
+    whole = run(LineTask(), tmp_path / "whole", **settings)
+    with pytest.raises(Interruption):  # in the second epoch, after a checkpoint within it
+        run(LineTask(interrupt_at=10), tmp_path / "broken", **settings)
+    resumed = run(LineTask(), tmp_path / "broken", resume=True, **settings)
+    assert_same(weights(whole), weights(resumed))
+    assert whole.state.step == resumed.state.step
+    if whole.average is not None:
+        assert_same(whole.average.state_dict(), resumed.average.state_dict())
+    steps = [line["step"] for line in read_metrics(tmp_path / "broken") if line["event"] == "training"]
+    assert steps == sorted(set(steps))  # steps done twice are logged once
+
+
+def test_a_signal_saves_and_stops(tmp_path):
+    class Signalled(LineTask):
+        def loss(self, model, batch):
+            if self.calls == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(model, batch)
+
+    whole = run(LineTask(), tmp_path / "whole")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        run(Signalled(), tmp_path / "stopped")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert latest_state(tmp_path / "stopped" / "last").name == "step-000000007"
+    resumed = run(LineTask(), tmp_path / "stopped", resume=True)
+    assert_same(weights(whole), weights(resumed))
+
+
+def test_half_written_states_are_passed_over(tmp_path):
+    run(LineTask(), tmp_path, epochs=1)
+    last = tmp_path / "last"
+    good = latest_state(last)
+    (last / "step-000000099.unfinished").mkdir()
+    (last / "step-000000098").mkdir()  # never marked as complete
+    (last / "step-000000097").mkdir()
+    (last / "step-000000097" / "complete.json").write_text(json.dumps({"files": {"optimizer.bin": 10}}))
+    assert latest_state(last) == good
+    (good / "optimizer.bin").write_bytes(b"cut")
+    assert latest_state(last) is None
+
+
+def test_an_interrupted_replacement_is_undone(tmp_path):
+    best = tmp_path / "best"
+    replace_folder(best, lambda folder: (folder / "weights").write_text("old"), {})
+    with pytest.raises(Interruption):
+
+        def fail(folder):
+            (folder / "weights").write_text("new")
+            raise Interruption
+
+        replace_folder(best, fail, {})
+    assert (best / "weights").read_text() == "old"
+    best.rename(tmp_path / "best.previous")  # as if stopped between the two renames
+    recover_folder(best)
+    assert (best / "weights").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
+
+
+def test_the_best_is_kept(tmp_path):
+    task = LineTask(metrics=[1.0, 3.0, 2.0])
+    loop = run(task, tmp_path, metric_for_best="score")
+    assert (loop.state.best, loop.state.best_epoch) == (3.0, 2)
+    assert json.loads((tmp_path / "best" / "complete.json").read_text())["epoch"] == 2
+    saved = torch.load(tmp_path / "best" / "weights.pt")
+    assert not torch.equal(saved["head.1.weight"], task.model.head[1].weight)
+
+
+def test_the_average_is_what_is_saved(tmp_path):
+    loop = run(LineTask(), tmp_path, epochs=1, ema_decay=0.99)
+    assert_same(torch.load(tmp_path / "best" / "weights.pt"), loop.average.module.state_dict())
+    assert not torch.equal(loop.average.module.head[1].weight, loop.task.model.head[1].weight)
+
+
+def test_early_stopping(tmp_path):
+    task = LineTask(metrics=[3.0, 2.0, 1.0, 0.0, 0.0])
+    loop = run(task, tmp_path, epochs=5, metric_for_best="score", early_stopping_patience=2)
+    assert task.evaluated == [1, 2, 3]
+    assert loop.state.best_epoch == 1
+
+
+def test_not_a_number_stops_and_leaves_the_last_good_state(tmp_path):
+    with pytest.raises(NonFiniteLossError, match=r"loss is nan at step 8 of epoch 2(.|\n)*step-000000006"):
+        run(LineTask(spoil_at=8), tmp_path, checkpoint_steps=3)
+    assert latest_state(tmp_path / "last").name == "step-000000006"
+    resumed = run(LineTask(), tmp_path, resume=True)
+    assert all(value.isfinite().all() for value in weights(resumed).values())
+
+
+def test_the_backbone_keeps_its_statistics_and_learns_at_its_own_rate(tmp_path):
+    loop = run(LineTask(), tmp_path, epochs=1, backbone_learning_rate=0.0, scheduler="constant")
+    fresh = LineTask().model.state_dict()
+    trained = weights(loop)
+    for name in fresh:
+        assert torch.equal(fresh[name], trained[name]) == name.startswith("backbone"), name
+    assert {group["name"] for group in loop.optimizer.param_groups} == {
+        "backbone_decayed",
+        "backbone_undecayed",
+        "head_decayed",
+        "head_undecayed",
+    }
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_another_order(tmp_path):
+    run(LineTask(), tmp_path, epochs=1)
+    with pytest.raises(FileExistsError, match="holds a run"):
+        run(LineTask(), tmp_path, epochs=2)
+    with pytest.raises(ValueError, match="batch_size=4: the run had 5"):
+        run(LineTask(), tmp_path, epochs=2, batch_size=4, resume=True)
+    assert run(LineTask(), tmp_path, epochs=2, resume=True).state.epoch == 2  # more of the same is welcome
+
+
+def test_max_steps_ends_within_an_epoch(tmp_path):
+    loop = run(LineTask(), tmp_path, max_steps=7)
+    assert loop.state.step == 7
+
+
+@pytest.mark.parametrize(("size", "num_processes"), [(10, 1), (10, 2), (3, 4)])
+def test_batches_start_in_the_middle_and_share_out_evenly(size, num_processes):
+    batches = EpochBatches(size, batch_size=2, seed=1, num_processes=num_processes)
+    batches.begin(3)
+    whole = list(batches)
+    assert len(whole) == len(batches) == batches.batches_per_process * num_processes
+    assert {index for batch in whole for index in batch} == set(range(size))
+    batches.begin(3, consumed=1)
+    assert list(batches) == whole[num_processes:]
+    batches.begin(4)
+    assert list(batches) != whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"epochs": 0}, "epochs"), ({"ema_decay": 1.0}, "ema_decay"), ({"learning_rate": -1.0}, "learning_rate")],
+)
+def test_settings_are_checked(changes, message):
+    with pytest.raises(ValueError, match=message):
+        LoopArguments(output_dir="x", **changes)
