@@ -9,6 +9,7 @@ from .rouge import rouge_l
 from .scores import CaptionMetrics
 from .tokenizer import tokenize, tokenize_captions
 
+
 if TYPE_CHECKING:
     from .captioning import CaptioningMetric
 

@@ -13,6 +13,7 @@ import numpy as np
 from .inputs import check_captions
 from .ngrams import Ngram, count_ngrams
 
+
 # coco-caption's: added to numerators, so that no n-gram at all scores 0, and to denominators
 _TINY = 1e-15
 _SMALL = 1e-9

@@ -10,6 +10,7 @@ from .cider import DocumentFrequencies
 from .inputs import check_captions, check_references
 from .scores import CaptionMetrics
 
+
 _DESCRIPTION = """
 BLEU-1 to 4, ROUGE-L and CIDEr as coco-caption computes them, but without Java; METEOR on demand, where Java exists.
 """

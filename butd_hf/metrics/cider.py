@@ -18,6 +18,7 @@ import numpy as np
 from .inputs import check_references
 from .ngrams import Ngram, count_ngrams
 
+
 MAX_ORDER = 4  # the paper's N
 
 

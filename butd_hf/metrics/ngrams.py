@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+
 Ngram = tuple[str, ...]
 
 

@@ -11,6 +11,7 @@ from .meteor import meteor, meteor_unavailable_reason
 from .rouge import rouge_l
 from .tokenizer import tokenize_captions
 
+
 logger = logging.getLogger(__name__)
 
 

@@ -15,6 +15,7 @@ What differs from the original, which reads all captions of a data set as one te
 import re
 from collections.abc import Iterable
 
+
 # Tokens that coco-caption removes. The original also lists "-LRB-" and its like, but it compares them with lowercased
 # tokens, so that brackets survive as "-lrb-": kept as it is, since published figures contain it.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])

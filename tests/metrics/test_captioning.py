@@ -21,6 +21,7 @@ from butd_hf.metrics import (
     tokenize_captions,
 )
 
+
 PREDICTIONS = ["A dog runs.", "Two men on a street", ""]
 REFERENCES = [
     ["A dog is running.", "The dog runs"],

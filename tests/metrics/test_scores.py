@@ -9,6 +9,7 @@ import pytest
 from butd_hf.metrics import Cider, CiderD, DocumentFrequencies, bleu, rouge_l
 from butd_hf.metrics.rouge import longest_common_subsequence
 
+
 SEEDS = [0, 1, 2]
 Captions = tuple[list[str], list[list[str]]]
 

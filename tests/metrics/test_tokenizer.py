@@ -7,6 +7,7 @@ import pytest
 
 from butd_hf.metrics import tokenize, tokenize_captions
 
+
 # each right-hand side is what pycocoevalcap's PTBTokenizer gives
 VERIFIED = [
     ("A man, a plan; a canal: Panama!", "a man a plan a canal panama"),

@@ -1,0 +1,121 @@
+"""Model cards: what a checkpoint is, how it was made and how well it does, from what its run wrote down."""
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
+
+from .metrics.names import METRIC_NAMES
+
+
+CARD_FILE = "README.md"
+TEMPLATE = files("butd_hf.hub_cards") / "captioning.md.jinja"
+
+
+def write_card(
+    folder: str | os.PathLike,
+    *,
+    name: str,
+    data: str,
+    licence: str,
+    licence_id: str = "other",
+    dataset: str | None = None,
+    base_model: str | None = None,
+    runs: Sequence[str | os.PathLike] = (),
+    evaluation: dict[str, Any] | None = None,
+    limits: Sequence[str] = (),
+    file: str | os.PathLike | None = None,
+    template: str | os.PathLike = TEMPLATE,
+) -> ModelCard:
+    """
+    Writes the card of a captioning checkpoint.
+
+    Args:
+        folder: The checkpoint, with `config.json` and `model.safetensors`.
+        name: What the model is called, in titles and in the code to copy.
+        data: What it was trained on, in Markdown.
+        licence: What its licence allows and what not, in Markdown.
+        licence_id: The Hub's identifier of the licence.
+        dataset: Name of the data set, for the Hub's index.
+        base_model: Hub name of the model that it was trained from.
+        runs: Run folders that made it, in their order; their commands are the recipe.
+        evaluation: What `butd-hf evaluate captioning --json` printed.
+        limits: Further limits, a sentence each.
+        file: Where the card goes; `README.md` in the folder by default.
+        template: A Jinja template.
+
+    Returns:
+        The card.
+
+    Raises:
+        FileNotFoundError: If the checkpoint, a run or the template is not there.
+    """
+    folder = Path(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = folder / "model.safetensors"
+    settings = [json.loads((Path(run) / "arguments.json").read_text(encoding="utf-8")) for run in runs]
+    versions = json.loads((Path(runs[-1]) / "versions.json").read_text(encoding="utf-8")) if runs else None
+    metrics = evaluation["metrics"] if evaluation else {}
+    results = [
+        EvalResult(
+            task_type="image-to-text",
+            dataset_type=dataset or "custom",
+            dataset_name=dataset or "custom",
+            dataset_split=evaluation.get("split"),
+            metric_type=metric,
+            metric_name=METRIC_NAMES.get(metric, metric),
+            metric_value=round(value, 2),
+        )
+        for metric, value in metrics.items()
+    ]
+    card_data = ModelCardData(
+        language="en",
+        license=licence_id,
+        library_name="transformers",
+        pipeline_tag="image-to-text",
+        tags=["butd_hf", "image-captioning", "bottom-up-attention", "visual-attention"],
+        datasets=[dataset] if dataset else None,
+        metrics=sorted(metrics) or None,
+        base_model=base_model,
+        model_name=name,
+        eval_results=results or None,
+    )
+    card = ModelCard.from_template(
+        card_data,
+        template_path=os.fspath(template),
+        name=name,
+        bottom_up=config["bottom_up_config"],
+        top_down=config["top_down_config"],
+        num_parameters=f"{count_parameters(weights) / 1e6:.1f} million",
+        megabytes=f"{weights.stat().st_size / 1e6:.1f}",
+        data=data.strip(),
+        licence=licence.strip(),
+        commands=[recipe(each["command"]) for each in settings],
+        versions=versions,
+        evaluation=evaluation,
+        scores=[(METRIC_NAMES.get(metric, metric), f"{value:.1f}") for metric, value in metrics.items()],
+        limits=list(limits),
+    )
+    card.save(file if file is not None else folder / CARD_FILE)
+    return card
+
+
+def recipe(command: Sequence[str]) -> str:
+    """The command of a run as others can type it: of folders on the machine that ran it, the last name stays."""
+    script, *options = command
+    script = "/".join(Path(script).parts[-2:])
+    options = [Path(option).name if os.path.isabs(option) else option for option in options]
+    return shlex.join(["accelerate", "launch", script, *options])
+
+
+def count_parameters(weights: Path) -> int:
+    """How many numbers a safetensors file holds."""
+    with safe_open(weights, framework="np") as tensors:
+        return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118  (no mapping)

@@ -1,0 +1,33 @@
+"""The command line: `butd-hf caption` and `butd-hf evaluate`."""
+
+import os
+import warnings
+
+import typer
+
+from . import evaluate
+from .caption import caption
+
+
+app = typer.Typer(
+    name="butd-hf",
+    help="Bottom-Up Top-Down attention: pictures in, captions out, with the regions they come from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(caption)
+app.add_typer(evaluate.app, name="evaluate")
+
+
+def main() -> None:
+    """Runs the command line. Exit codes: 0 all went well, 1 something failed, 2 the command was wrong."""
+    # what libraries say while they load a model is for those who write programs; the user's own choice wins
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", module="transformers")
+    app()
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,48 @@
+"""What commands print: results on the standard output, everything else on the standard error."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+UNBROKEN = 100_000  # columns: whatever reads the output can break lines itself
+
+
+def print_table(columns: list[str], rows: list[list[str]], title: str | None = None) -> None:
+    """Prints a table, as wide as it needs to be where no person is reading."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=UNBROKEN)
+    if title is not None:
+        console.print(Text(title))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # no markup: file names may hold brackets
+    console.print(table)
+
+
+def print_json(value: Any) -> None:
+    """Prints JSON."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def report(message: str) -> None:
+    """Tells of something that went wrong."""
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def write_lines(file: Path, values: list[dict[str, Any]]) -> None:
+    """Writes JSON Lines beside their place and then renames them, so that nobody meets half of them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    with open(unfinished, "w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+    os.replace(unfinished, file)

@@ -1,0 +1,206 @@
+"""
+Time the way from a picture to its caption against the model's own backbone:
+
+    python examples/benchmark.py
+
+    python examples/benchmark.py --model RUN/best --image photo.jpg --rounds 50 --threads 2 --json
+
+Everything that is compared takes turns in one process, in an order that changes every round, so that whatever else the
+machine does slows all of it alike. A picture is already decoded; batch 1, greedy search. `caption` is the whole way,
+preprocessing and text included, as users walk it; its stages are timed on walks of their own.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from transformers import HfArgumentParser
+from transformers.utils import logging
+
+import butd_hf
+from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.outputs_butd import ButdEncoderOutput
+from butd_hf.modeling.processing_butd import ButdProcessor
+
+
+PHOTO = Path(__file__).parent / "images" / "astronaut.jpg"
+WARMUP_ROUNDS = 3
+
+
+@dataclass
+class BenchmarkArguments:
+    """What is timed, and how often."""
+
+    model: str | None = field(default=None, metadata={"help": "Checkpoint; the one inside the package by default."})
+    image: str = field(default=str(PHOTO), metadata={"help": "The picture."})
+    rounds: int = field(default=30, metadata={"help": "How often each row is timed; medians are told."})
+    threads: int | None = field(default=None, metadata={"help": "CPU threads; PyTorch's own choice by default."})
+    new_tokens: int | None = field(
+        default=None, metadata={"help": "Captions of exactly this many tokens; as the model likes by default."}
+    )
+    json: bool = field(default=False, metadata={"help": "Print JSON and nothing else."})
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}.")
+
+
+class Stopwatch:
+    """Milliseconds by name, over many rounds."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, list[float]] = {}
+
+    @contextmanager
+    def time(self, name: str):
+        started = time.perf_counter()
+        yield
+        self.milliseconds.setdefault(name, []).append(1000 * (time.perf_counter() - started))
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.milliseconds[name])
+
+
+def interleave(rows: dict[str, Callable[[], Any]], rounds: int) -> Stopwatch:
+    """Runs every row once a round, in an order that turns by one place and round about."""
+    watch = Stopwatch()
+    names = list(rows)
+    for count in range(-WARMUP_ROUNDS, rounds):
+        turn = count % len(names)
+        order = names[turn:] + names[:turn]
+        for name in order if count % 2 == 0 else reversed(order):
+            if count < 0:
+                rows[name]()
+                continue
+            with watch.time(name):
+                rows[name]()
+    return watch
+
+
+class PictureToCaption:
+    """The way from a picture to its caption, whole and in stages."""
+
+    def __init__(
+        self, model: ButdForConditionalGeneration, processor: ButdProcessor, image: Image.Image, **generation
+    ):
+        self.model = model
+        self.processor = processor
+        self.image = image
+        self.generation = {"num_beams": 1, "do_sample": False, **generation}
+        self.inputs = processor(images=image, return_tensors="pt")
+        self.stages = Stopwatch()
+
+    def backbone(self) -> None:
+        """What the whole way is measured by: the backbone's forward pass on the prepared picture."""
+        self.model.model.bottom_up.backbone(self.inputs["pixel_values"])
+
+    def caption(self) -> str:
+        """The whole way."""
+        inputs = self.processor(images=self.image, return_tensors="pt")
+        sequences = self.model.generate(**inputs, **self.generation)
+        return self.processor.batch_decode(sequences, skip_special_tokens=True)[0]
+
+    def staged(self) -> torch.Tensor:
+        """The whole way again, stage by stage. Returns the tokens."""
+        bottom_up, top_down, stages = self.model.model.bottom_up, self.model.model.top_down, self.stages
+        with stages.time("preprocessing"):
+            inputs = self.processor(images=self.image, return_tensors="pt")
+        with stages.time("backbone"):
+            feature_map = bottom_up.feature_map(inputs["pixel_values"])
+        with stages.time("selection"):
+            regions = bottom_up.selector(feature_map)
+        with stages.time("memory"):
+            memory = top_down.memorize(regions)
+        encoded = ButdEncoderOutput(last_hidden_state=memory.hidden_states, regions=regions, memory=memory)
+        with stages.time("decoding"):
+            sequences = self.model.generate(encoder_outputs=encoded, **self.generation)
+        with stages.time("text"):
+            self.processor.batch_decode(sequences, skip_special_tokens=True)
+        return sequences
+
+
+@torch.inference_mode()
+def run(arguments: BenchmarkArguments) -> dict[str, Any]:
+    """Times everything and returns milliseconds, ratios to the backbone and what was timed."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    name = arguments.model or str(butd_hf.default_checkpoint("image-to-text"))
+    model = ButdForConditionalGeneration.from_pretrained(name).eval()
+    model.model.bottom_up.backbone.to(memory_format=torch.channels_last)  # faster on CPUs, for both sides
+    with Image.open(arguments.image) as opened:
+        image = opened.convert("RGB")
+    length = {"min_new_tokens": arguments.new_tokens, "max_new_tokens": arguments.new_tokens}
+    path = PictureToCaption(
+        model, ButdProcessor.from_pretrained(name), image, **(length if arguments.new_tokens else {})
+    )
+
+    watch = interleave({"backbone": path.backbone, "caption": path.caption, "stages": path.staged}, arguments.rounds)
+    for stage, times in path.stages.milliseconds.items():
+        path.stages.milliseconds[stage] = times[WARMUP_ROUNDS:]
+    backbone = watch.median("backbone")
+    tokens = path.staged().shape[1] - 1  # the first is the token that begins every caption
+    caption = watch.median("caption")
+    stages = {stage: path.stages.median(stage) for stage in path.stages.milliseconds}
+    return {
+        "caption": path.caption(),
+        "new_tokens": tokens,
+        "backbone_ms": backbone,
+        "caption_ms": caption,
+        # each round's own ratio: what slows down a round slows down both
+        "ratio": statistics.median(
+            whole / part
+            for whole, part in zip(watch.milliseconds["caption"], watch.milliseconds["backbone"], strict=True)
+        ),
+        "stages_ms": stages,
+        "milliseconds_per_token": stages["decoding"] / tokens,
+        "model": name,
+        "backbone": model.config.bottom_up_config.backbone,
+        "image_size": list(path.inputs["pixel_values"].shape[-2:]),
+        "rounds": arguments.rounds,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def show(results: dict[str, Any]) -> None:
+    """Prints the results as a table."""
+    backbone = results["backbone_ms"]
+    table = Table("", "ms (median)", "times backbone", title_justify="left")
+    table.title = f"“{results['caption']}”" if results["caption"] else None
+    table.add_row("backbone alone", f"{backbone:.1f}", "1.00")
+    table.add_row("picture → caption", f"{results['caption_ms']:.1f}", f"{results['ratio']:.2f}")
+    table.add_section()
+    for stage, milliseconds in results["stages_ms"].items():
+        row = f"{stage} ({results['new_tokens']} tokens)" if stage == "decoding" else stage
+        table.add_row(row, f"{milliseconds:.1f}", f"{milliseconds / backbone:.2f}")
+    console = Console()
+    console.print(table)
+    height, width = results["image_size"]
+    console.print(
+        f"{results['backbone']}, {width} x {height} pixels, {results['rounds']} rounds, {results['threads']} threads, "
+        f"torch {results['torch']}",
+        highlight=False,
+    )
+
+
+def main(options: list[str] | None = None) -> None:
+    (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses(options)
+    logging.disable_progress_bar()
+    results = run(arguments)
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+    else:
+        show(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Templates of model cards, and the filled cards of the embedded checkpoints."""

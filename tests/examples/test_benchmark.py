@@ -1,0 +1,54 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "benchmark.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark_example", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def options(tiny_checkpoint, tmp_path):
+    photo = tmp_path / "photo.png"
+    Image.radial_gradient("L").save(photo)
+    return ["--model", str(tiny_checkpoint), "--image", str(photo), "--rounds", "2", "--new_tokens", "3"]
+
+
+def test_json(benchmark, options, capsys):
+    benchmark.main([*options, "--json"])
+    results = json.loads(capsys.readouterr().out)
+    assert results["new_tokens"] == 3 and results["rounds"] == 2
+    assert list(results["stages_ms"]) == ["preprocessing", "backbone", "selection", "memory", "decoding", "text"]
+    times = [results["backbone_ms"], results["caption_ms"], results["ratio"], *results["stages_ms"].values()]
+    assert all(value > 0 for value in times)
+
+
+def test_table(benchmark, options, capsys):
+    benchmark.main(options)
+    output = capsys.readouterr().out
+    assert "backbone alone" in output and "picture → caption" in output
+
+
+def test_rows_take_turns(benchmark):
+    calls = []
+    rows = {name: lambda name=name: calls.append(name) for name in "abc"}
+    watch = benchmark.interleave(rows, rounds=6)
+    timed = calls[-18:]
+    assert {name: len(times) for name, times in watch.milliseconds.items()} == {"a": 6, "b": 6, "c": 6}
+    assert all(sorted(timed[start : start + 3]) == ["a", "b", "c"] for start in range(0, 18, 3))
+    assert {timed[start] for start in range(0, 18, 3)} == {"a", "b", "c"}  # each of them comes first at times
+
+
+def test_rounds_must_be_positive(benchmark):
+    with pytest.raises(ValueError, match="rounds"):
+        benchmark.main(["--rounds", "0"])

@@ -1,0 +1,82 @@
+import json
+import shutil
+
+import pytest
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from butd_hf.cards import count_parameters, recipe, write_card
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint, tmp_path):
+    return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    command = [
+        "/somewhere/butd_hf/examples/train_captioning.py",
+        "--data",
+        "/somewhere/flickr8k",
+        "--output_dir",
+        "run",
+    ]
+    (folder / "arguments.json").write_text(json.dumps({"command": command, "loop": {}, "task": {}}))
+    versions = {
+        "python": "3.11",
+        "torch": "2.9",
+        "transformers": "5.0",
+        "timm": "1.0",
+        "device": "x86",
+        "num_threads": 2,
+    }
+    (folder / "versions.json").write_text(json.dumps(versions))
+    return folder
+
+
+def test_card_says_what_the_run_wrote_down(checkpoint, run):
+    evaluation = {"split": "dev", "num_images": 1000, "num_beams": 3, "metrics": {"bleu_4": 20.04, "cider": 51.26}}
+    write_card(
+        checkpoint,
+        name="someone/captioner",
+        data="Flickr8k, 6,000 photographs.",
+        licence="The weights are Apache 2.0.",
+        licence_id="apache-2.0",
+        dataset="flickr8k",
+        base_model="timm/tf_efficientnet_lite2.in1k",
+        runs=[run, run],
+        evaluation=evaluation,
+        limits=["Photographs were squashed to squares."],
+    )
+    card = ModelCard.load(checkpoint / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.pipeline_tag == "image-to-text"
+    assert card.data.base_model == "timm/tf_efficientnet_lite2.in1k"
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results} == {
+        "bleu_4": 20.04,
+        "cider": 51.26,
+    }
+    command = "accelerate launch examples/train_captioning.py --data flickr8k --output_dir run"
+    assert card.text.count(command) == 2
+    assert "| CIDEr-D | 51.3 |\n" in card.text and "1000 images of the split `dev`" in card.text
+    assert "- Photographs were squashed to squares.\n" in card.text
+    assert "{{" not in card.text and "{%" not in card.text and "somewhere" not in card.text
+
+
+def test_card_of_a_checkpoint_alone(checkpoint, tmp_path):
+    write_card(checkpoint, name="captioner", data="None.", licence="None.", file=tmp_path / "card.md")
+    text = ModelCard.load(tmp_path / "card.md").text
+    assert "Not evaluated yet." in text and "None" not in text.replace("None.", "")
+    assert not (checkpoint / "README.md").exists()
+
+
+def test_parameters_are_counted(checkpoint):
+    weights = checkpoint / "model.safetensors"
+    assert count_parameters(weights) == sum(tensor.numel() for tensor in load_file(weights).values())
+
+
+def test_recipe_is_quoted():
+    assert recipe(["train.py", "--data", "my photos"]) == "accelerate launch train.py --data 'my photos'"
