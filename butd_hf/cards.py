@@ -30,6 +30,7 @@ def write_card(
     base_model: str | None = None,
     runs: Sequence[str | os.PathLike] = (),
     evaluation: dict[str, Any] | None = None,
+    notes: str = "",
     limits: Sequence[str] = (),
     file: str | os.PathLike | None = None,
     template: str | os.PathLike = TEMPLATE,
@@ -47,6 +48,7 @@ def write_card(
         base_model: Hub name of the model that it was trained from.
         runs: Run folders that made it, in their order; their commands are the recipe.
         evaluation: What `butd-hf evaluate captioning --json` printed.
+        notes: What else was measured, in Markdown; follows the results.
         limits: Further limits, a sentence each.
         file: Where the card goes; `README.md` in the folder by default.
         template: A Jinja template.
@@ -101,6 +103,7 @@ def write_card(
         versions=versions,
         evaluation=evaluation,
         scores=[(METRIC_NAMES.get(metric, metric), f"{value:.1f}") for metric, value in metrics.items()],
+        notes=notes.strip(),
         limits=list(limits),
     )
     card.save(file if file is not None else folder / CARD_FILE)

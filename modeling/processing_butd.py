@@ -27,6 +27,7 @@ from transformers.utils import auto_docstring
 
 from .image_processing_butd import ButdImageProcessor, ButdImageProcessorKwargs
 
+
 IGNORED_LABEL = -100  # what torch's cross entropy leaves out
 LOADING_RECORDS = ("is_local", "local_files_only")  # how a tokenizer was loaded, which it would save as its own
 UNLIMITED_LENGTH = 10**9  # tokenizers without a longest text give an astronomic model_max_length

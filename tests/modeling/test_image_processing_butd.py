@@ -14,7 +14,9 @@ import PIL.ImageOps
 import pytest
 import timm
 import torch
+
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
+
 
 SQUARE = {"height": 48, "width": 64}
 ASPECT = {"shortest_edge": 64, "longest_edge": 96}

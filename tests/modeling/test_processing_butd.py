@@ -7,13 +7,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from butd_hf.modeling.configuration_butd import ButdConfig
-from butd_hf.modeling.image_processing_butd import ButdImageProcessor
-from butd_hf.modeling.processing_butd import ButdProcessor
 from transformers import AutoImageProcessor
 from transformers.image_utils import load_images
 
 from butd_hf.data import train_tokenizer
+from butd_hf.modeling.configuration_butd import ButdConfig
+from butd_hf.modeling.image_processing_butd import ButdImageProcessor
+from butd_hf.modeling.processing_butd import ButdProcessor
+
 
 CAPTIONS = ["a man's red hat", "a dog runs on the grass", "two cats"]
 
