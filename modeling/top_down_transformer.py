@@ -36,13 +36,14 @@ class ButdMemory(ModelOutput):
 
     Args:
         hidden_states (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): Regions in context.
-        mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`): True where attention may go.
+        attention_mask (`torch.Tensor`, *optional*): Which regions exist, as the attention implementation wants it
+            told; None if all do.
         key_values (`tuple`): Keys and values of each layer, each of shape
             `(batch_size, num_heads, num_regions, head_dim)`.
     """
 
     hidden_states: torch.FloatTensor | None = None
-    mask: torch.BoolTensor | None = None
+    attention_mask: torch.Tensor | None = None
     key_values: tuple[tuple[torch.FloatTensor, torch.FloatTensor], ...] | None = None
 
 
@@ -260,7 +261,13 @@ class ButdTransformerDecoder(nn.Module):
         hidden_states = self.memory_norm(hidden_states)
         placed = hidden_states + geometry
         key_values = tuple(layer.cross_attn.key_values(placed, hidden_states) for layer in self.layers)
-        return ButdMemory(hidden_states=hidden_states, mask=mask, key_values=key_values)
+        attention_mask = create_bidirectional_mask(  # for one query, the same for every other
+            config=self.config,
+            inputs_embeds=hidden_states[:, :1],
+            attention_mask=mask,
+            encoder_hidden_states=hidden_states,
+        )
+        return ButdMemory(hidden_states=hidden_states, mask=mask, attention_mask=attention_mask, key_values=key_values)
 
     def forward(
         self,
@@ -276,7 +283,7 @@ class ButdTransformerDecoder(nn.Module):
     ) -> ButdTopDownOutput:
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (num_texts, length, hidden_size)
-        num_texts, length, hidden_size = inputs_embeds.shape
+        num_texts, length, _ = inputs_embeds.shape
         num_images = memory.hidden_states.shape[0]
         if num_texts % num_images:
             raise ValueError(
@@ -302,13 +309,6 @@ class ButdTransformerDecoder(nn.Module):
             past_key_values=text_cache,
             position_ids=position_ids if attention_mask is None else None,
         )
-        region_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds.view(num_images, -1, hidden_size),
-            attention_mask=memory.mask,
-            encoder_hidden_states=memory.hidden_states,
-        )
-
         hidden_states = self.dropout(inputs_embeds + self.embed_positions(position_ids))
         all_hidden_states, all_attentions, all_cross_attentions = (hidden_states,), (), ()
         for layer, (region_keys, region_values) in zip(self.layers, memory.key_values, strict=True):
@@ -317,7 +317,7 @@ class ButdTransformerDecoder(nn.Module):
                 region_keys,
                 region_values,
                 attention_mask=causal_mask,
-                region_mask=region_mask,
+                region_mask=memory.attention_mask,
                 past_key_values=text_cache,
                 output_attentions=output_attentions,
             )

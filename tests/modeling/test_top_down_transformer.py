@@ -45,7 +45,12 @@ def left_padding(num_texts: int = 2, length: int = LENGTH) -> torch.Tensor:
 
 def rows_of(memory: ButdMemory, rows: slice) -> ButdMemory:
     key_values = tuple((keys[rows], values[rows]) for keys, values in memory.key_values)
-    return ButdMemory(hidden_states=memory.hidden_states[rows], mask=memory.mask[rows], key_values=key_values)
+    mask = memory.attention_mask
+    return ButdMemory(
+        hidden_states=memory.hidden_states[rows],
+        attention_mask=None if mask is None else mask[rows],
+        key_values=key_values,
+    )
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(2, LENGTH, dtype=torch.long), left_padding()])

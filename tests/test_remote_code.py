@@ -1,0 +1,126 @@
+"""A checkpoint folder works by itself, in an interpreter that knows nothing of this package."""
+
+import filecmp
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+
+import butd_hf
+
+
+WITHOUT_PACKAGE = """
+import json, sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "butd_hf":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+
+checkpoint, picture, output = sys.argv[1:]
+trust = {"trust_remote_code": True, "device": "cpu"}
+captioner = pipeline("image-to-text", model=checkpoint, **trust)
+captions = captioner(picture, max_new_tokens=8)
+text_captioner = pipeline("image-text-to-text", model=checkpoint, **trust)
+prompted = text_captioner(images=picture, text="a dog", max_new_tokens=8)
+
+AutoModelForImageTextToText.from_pretrained(checkpoint, trust_remote_code=True).save_pretrained(f"{output}/parts")
+AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True).save_pretrained(f"{output}/parts")
+pipeline("image-to-text", model=checkpoint, **trust).save_pretrained(f"{output}/pipeline")
+again = pipeline("image-to-text", model=f"{output}/pipeline", **trust)(picture, max_new_tokens=8)
+
+assert "butd_hf" not in sys.modules
+classes = [type(part).__module__ for part in (captioner, captioner.model, captioner.processor, captioner.model.config)]
+assert all(module.startswith("transformers_modules.") for module in classes), classes
+Path(output, "result.json").write_text(json.dumps({"captions": captions, "prompted": prompted, "again": again}))
+"""
+
+
+def assert_same_files(folder: str | Path, other: str | Path) -> None:
+    comparison = filecmp.dircmp(folder, other, ignore=[])
+    assert not comparison.left_only and not comparison.right_only
+    _, different, unreadable = filecmp.cmpfiles(folder, other, comparison.common_files, shallow=False)
+    assert not different and not unreadable
+
+
+@pytest.fixture(scope="module")
+def remote(tiny_checkpoint, picture_paths, tmp_path_factory) -> Path:
+    """What an interpreter without the package made of the checkpoint."""
+    folder = tmp_path_factory.mktemp("remote")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PACKAGE, tiny_checkpoint, picture_paths[0], str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=folder,  # in the repository, the packages' own folders could be imported
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_checkpoint_carries_its_code(tiny_checkpoint):
+    config = json.loads(Path(tiny_checkpoint, "config.json").read_text())
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_butd.ButdConfig",
+        "AutoModelForImageTextToText": "modeling_butd.ButdForConditionalGeneration",
+    }
+    assert config["custom_pipelines"] == {
+        "image-to-text": {
+            "impl": "pipeline_image_to_text.ImageToTextPipeline",
+            "pt": ["AutoModelForImageTextToText"],
+        }
+    }
+    for name in ("modeling_butd.py", "processing_butd.py", "image_processing_butd.py", "pipeline_image_to_text.py"):
+        assert Path(tiny_checkpoint, name).is_file()
+
+
+def test_pipelines_work_from_the_folder_alone(remote, tiny_checkpoint, picture_paths):
+    result = json.loads((remote / "result.json").read_text())
+    captioner = pipeline("image-to-text", model=tiny_checkpoint, device="cpu")
+    assert result["captions"] == captioner(picture_paths[0], max_new_tokens=8)
+    assert result["again"] == result["captions"]
+    assert result["prompted"][0]["generated_text"].startswith("a dog")
+
+
+def test_saving_again_without_the_package_changes_nothing(remote, tiny_checkpoint):
+    assert_same_files(tiny_checkpoint, remote / "parts")
+    assert_same_files(tiny_checkpoint, remote / "pipeline")
+
+
+def test_saving_again_with_the_package_changes_nothing(tiny_checkpoint, tmp_path):
+    AutoModelForImageTextToText.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "parts")
+    AutoProcessor.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "parts")
+    assert_same_files(tiny_checkpoint, tmp_path / "parts")
+    pipeline("image-to-text", model=tiny_checkpoint, device="cpu").save_pretrained(tmp_path / "pipeline")
+    assert_same_files(tiny_checkpoint, tmp_path / "pipeline")
+
+
+def test_package_checks_out_what_the_package_saved_elsewhere(remote, picture_paths):
+    captioner = pipeline("image-to-text", model=str(remote / "pipeline"), device="cpu")
+    assert type(captioner) is butd_hf.ImageToTextPipeline
+    assert captioner.model.config.custom_pipelines == {}
+    assert (
+        captioner(picture_paths[0], max_new_tokens=8) == json.loads((remote / "result.json").read_text())["captions"]
+    )
+
+
+def test_installed_package_comes_before_the_folder(tiny_checkpoint):
+    captioner = pipeline("image-to-text", model=tiny_checkpoint, trust_remote_code=True, device="cpu")
+    assert type(captioner) is butd_hf.ImageToTextPipeline
+    assert type(captioner.model) is butd_hf.ButdForConditionalGeneration
+
+
+def test_models_without_a_pipeline_of_their_own_offer_none(tmp_path, tiny_checkpoint):
+    butd_hf.ButdModel.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
