@@ -253,21 +253,18 @@ class ButdTransformerDecoder(nn.Module):
         dtype = self.region_proj.weight.dtype
         hidden_states = self.dropout(self.region_proj(self.region_norm(regions.features.to(dtype))))
         geometry = self.box_embedding(regions.boxes.to(dtype))  # (batch_size, num_regions, hidden_size)
-        attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=mask
+        attention_mask = create_bidirectional_mask(  # for one query, region or word: the same for every other
+            config=self.config,
+            inputs_embeds=hidden_states[:, :1],
+            attention_mask=mask,
+            encoder_hidden_states=hidden_states,
         )
         for layer in self.region_layers:
             hidden_states = layer(hidden_states, geometry, attention_mask)
         hidden_states = self.memory_norm(hidden_states)
         placed = hidden_states + geometry
         key_values = tuple(layer.cross_attn.key_values(placed, hidden_states) for layer in self.layers)
-        attention_mask = create_bidirectional_mask(  # for one query, the same for every other
-            config=self.config,
-            inputs_embeds=hidden_states[:, :1],
-            attention_mask=mask,
-            encoder_hidden_states=hidden_states,
-        )
-        return ButdMemory(hidden_states=hidden_states, mask=mask, attention_mask=attention_mask, key_values=key_values)
+        return ButdMemory(hidden_states=hidden_states, attention_mask=attention_mask, key_values=key_values)
 
     def forward(
         self,

@@ -156,8 +156,13 @@ class CaptioningTask(Task):
         self.num_workers = num_workers
         self._settings = settings or {}
         self.metric = CaptioningMetric()
-        # saved with the model, so that it captions as it was evaluated
-        model.generation_config.update(num_beams=num_beams, max_new_tokens=max_new_tokens)
+        # saved with the model, so that it captions as it was evaluated; an unknown word is no word to say
+        unknown = processor.tokenizer.unk_token_id
+        model.generation_config.update(
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            suppress_tokens=None if unknown is None else [unknown],
+        )
 
     @property
     def backbone(self) -> nn.Module:
