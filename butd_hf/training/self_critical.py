@@ -46,6 +46,8 @@ class SelfCriticalTask(CaptioningTask):
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         images = {name: value for name, value in batch.items() if name != "indices"}
         bare = getattr(model, "module", model)  # without the wrapper of distributed training
+        model.eval()  # without dropout: the model that samples and the one that learns are the same
+        forbidden = self.forbidden_tokens(bare)
         with torch.no_grad():
             sequences = bare.generate(
                 **images,
@@ -54,6 +56,7 @@ class SelfCriticalTask(CaptioningTask):
                 num_return_sequences=self.num_samples,
                 temperature=self.temperature,
                 top_k=0,
+                suppress_tokens=forbidden,
             )  # (batch_size * num_samples, length)
         rewards = self.rewards(sequences, batch["indices"])  # (batch_size, num_samples)
         others = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.num_samples - 1)
@@ -61,11 +64,18 @@ class SelfCriticalTask(CaptioningTask):
 
         labels = sequences[:, 1:].masked_fill(sequences[:, 1:] == bare.config.pad_token_id, -100)
         logits = model(**images, input_ids=sequences[:, :-1]).logits  # (batch_size * num_samples, length, vocab_size)
-        losses = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float() / self.temperature, labels.flatten(), reduction="none"
-        ).view(labels.shape)  # minus the log-probability of each sampled token
+        # a token that is never sampled is never punished: probability would flow to it without end
+        forbidden = torch.tensor(forbidden, device=logits.device)
+        logits = logits.float().index_fill(2, forbidden, torch.finfo(torch.float32).min) / self.temperature
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        losses = losses.view(labels.shape)  # minus the log-probability of each sampled token
         loss = (losses * advantages[:, None]).sum() / (labels != -100).sum()
         return {"loss": loss, "reward": rewards.mean()}
+
+    def forbidden_tokens(self, model: nn.Module) -> list[int]:
+        """Tokens that no caption holds: unknown words, what else the checkpoint suppresses, and padding."""
+        suppressed = model.generation_config.suppress_tokens or []
+        return sorted({*suppressed, model.config.pad_token_id, model.config.bos_token_id})
 
     def rewards(self, sequences: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """CIDEr-D, 0 to 10, of each sampled caption against its image's references."""
