@@ -172,6 +172,10 @@ class ButdProcessor(ProcessorMixin):
         """
         for name in LOADING_RECORDS:
             self.tokenizer.init_kwargs.pop(name, None)
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # what the last call padded and cut to would be saved as if it were a setting
+            backend.no_padding()
+            backend.no_truncation()
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _token_id(self, role: str, stand_in: str) -> int:

@@ -169,6 +169,8 @@ def test_saving_and_loading_keeps_every_byte(processor: ButdProcessor, image: PI
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
     before, after = (one(images=image, text=["a", "a dog"], return_tensors="pt") for one in (processor, loaded))
     assert all(torch.equal(before[name], after[name]) for name in before)
+    loaded.save_pretrained(tmp_path / "third")  # having padded leaves no trace
+    assert contents(tmp_path / "first") == contents(tmp_path / "third")
 
 
 LOADING = """
