@@ -114,8 +114,14 @@ def recipe(command: Sequence[str]) -> str:
     """The command of a run as others can type it: of folders on the machine that ran it, the last name stays."""
     script, *options = command
     script = "/".join(Path(script).parts[-2:])
-    options = [Path(option).name if os.path.isabs(option) else option for option in options]
+    options = [short_path(option) if os.path.isabs(option) else option for option in options]
     return shlex.join(["accelerate", "launch", script, *options])
+
+
+def short_path(path: str) -> str:
+    """The last name of a path; of a run's best checkpoint, that of the run too."""
+    parts = Path(path).parts
+    return "/".join(parts[-2:] if parts[-1] == "best" else parts[-1:])
 
 
 def count_parameters(weights: Path) -> int:

@@ -1,10 +1,10 @@
 """
 Make a trained captioner the package's embedded default, with its card:
 
-    python examples/embed_checkpoint.py --runs RUN RUN2 --evaluation dev.json
+    python examples/embed_checkpoint.py --runs RUN RUN2 --num_beams 5 --evaluation dev.json
 
 The last run's `best/` is stored as float16; its config asks for float32, which CPUs compute in. `dev.json` is what
-`butd-hf evaluate captioning --model RUN2/best --data FOLDER --split dev --json` printed.
+`butd-hf evaluate captioning --model RUN2/best --num-beams 5 --data FOLDER --split dev --json` printed.
 """
 
 import argparse
@@ -35,11 +35,14 @@ LIMITS = [
 ]
 
 
-def embed(best: Path, folder: Path) -> None:
+def embed(best: Path, folder: Path, num_beams: int | None = None) -> None:
     """Writes the checkpoint with today's code and in half precision beside its place, then puts it there."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    ButdForConditionalGeneration.from_pretrained(best).save_pretrained(unfinished)
+    model = ButdForConditionalGeneration.from_pretrained(best)
+    if num_beams is not None:
+        model.generation_config.num_beams = num_beams
+    model.save_pretrained(unfinished)
     ButdProcessor.from_pretrained(best).save_pretrained(unfinished)
     store_half_precision(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
@@ -50,12 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="Run folders, in their order.")
     parser.add_argument("--evaluation", type=Path, required=True, help="Output of butd-hf evaluate captioning --json.")
+    parser.add_argument("--num_beams", type=int, help="Beams of its search; as it was trained with by default.")
     parser.add_argument("--notes", type=Path, help="Markdown that goes before the card's limits, e.g. a comparison.")
     parser.add_argument("--cards", type=Path, default=Path("hub_cards"), help="Folder for the filled card.")
     arguments = parser.parse_args()
 
     folder = checkpoint_folder(TASK)
-    embed(arguments.runs[-1] / "best", folder)
+    embed(arguments.runs[-1] / "best", folder, arguments.num_beams)
     write_card(
         folder,
         name="butd-image-to-text",

@@ -1,0 +1,128 @@
+# Copyright 2026 The butd_hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The bottom-up half: a timm backbone, and a selector that ranks regions of its feature maps."""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Format
+from torch import nn
+from transformers import TimmBackbone, TimmBackboneConfig
+
+from .bottom_up_grid import ButdGridSelector
+from .bottom_up_saliency import ButdSaliencySelector
+from .configuration_butd import ButdBottomUpConfig
+from .regions_butd import ButdRegions, concatenate_regions, pool_regions
+
+
+SELECTORS = {"grid": ButdGridSelector, "saliency": ButdSaliencySelector}
+
+# transformer backbones are built for one image size unless told otherwise, each family in its own words
+ANY_IMAGE_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+
+def build_backbone(config: ButdBottomUpConfig) -> TimmBackbone:
+    """The timm backbone named in the config, with random weights, that takes images of any size if it can."""
+    backbone_config = TimmBackboneConfig(
+        backbone=config.backbone,
+        num_channels=config.num_channels,
+        out_indices=list(config.out_indices),
+        freeze_batch_norm_2d=config.freeze_batch_norm,
+    )
+    refusals = []
+    for any_image_size in ANY_IMAGE_SIZE:
+        try:
+            return TimmBackbone(backbone_config, **{**any_image_size, **(config.backbone_kwargs or {})})
+        except TypeError as refusal:  # the family doesn't know this argument: the next one's words
+            refusals.append(refusal)
+    raise refusals[-1]
+
+
+class ButdBottomUp(nn.Module):
+    """
+    Proposes, ranks and pools regions of images.
+
+    Images of different sizes come padded, with a `pixel_mask`. Each size then goes through the backbone by itself,
+    without its padding: convolutions and attention would carry the padding into the picture, and results would
+    depend on the batch.
+    """
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: ButdBottomUpConfig):
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config)
+        self.channels_last = getattr(self.backbone._backbone, "output_fmt", "NCHW") == Format.NHWC
+        self.region_size = sum(self.backbone.channels)
+        self.selector = SELECTORS[config.selector](config)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_mask: torch.Tensor | None = None,
+        region_boxes: torch.Tensor | None = None,
+        region_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> ButdRegions:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Normalised images.
+            pixel_mask (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): 1 on the image, 0 on
+                the padding to its right and below it.
+            region_boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): Boxes to pool
+                instead of selecting any: `x0, y0, x1, y1` in [0, 1] of the unpadded image.
+            region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where
+                `region_boxes` has a box; everywhere by default.
+        """
+        if pixel_mask is None:
+            return self.regions(pixel_values, region_boxes, region_mask)
+        sizes = torch.stack([pixel_mask[:, :, 0].sum(dim=1), pixel_mask[:, 0].sum(dim=1)], dim=1)  # (batch_size, 2)
+        distinct_sizes, group_of_image = sizes.unique(dim=0, return_inverse=True)
+        groups, order = [], []
+        for group, (height, width) in enumerate(distinct_sizes.tolist()):
+            rows = (group_of_image == group).nonzero()[:, 0]
+            order.append(rows)
+            boxes = region_boxes[rows] if region_boxes is not None else None
+            mask = region_mask[rows] if region_mask is not None else None
+            groups.append(self.regions(pixel_values[rows, :, :height, :width], boxes, mask))
+        return concatenate_regions(groups, torch.cat(order).argsort())
+
+    def regions(
+        self, pixel_values: torch.Tensor, boxes: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> ButdRegions:
+        """Regions of images of one size, without padding: selected, or pooled at the given boxes."""
+        feature_map = self.feature_map(pixel_values)
+        if boxes is None:
+            return self.selector(feature_map)
+        if mask is None:
+            mask = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+        boxes = boxes.to(feature_map.dtype) * mask[..., None].to(feature_map.dtype)
+        return ButdRegions(
+            features=pool_regions(feature_map, boxes) * mask[..., None].to(feature_map.dtype),
+            boxes=boxes,
+            saliency=mask.to(feature_map.dtype),  # whoever gave the boxes ranked them
+            mask=mask,
+        )
+
+    def feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """One map from the backbone's: the finer ones averaged down to the coarsest, all concatenated."""
+        maps = self.backbone(pixel_values).feature_maps
+        if self.channels_last:  # Swin and its kin
+            maps = [feature_map.permute(0, 3, 1, 2) for feature_map in maps]  # (batch_size, channels, height, width)
+        coarsest = min(maps, key=lambda feature_map: feature_map.shape[-1] * feature_map.shape[-2]).shape[-2:]
+        resized = [F.adaptive_avg_pool2d(feature_map, coarsest) for feature_map in maps]
+        return torch.cat(resized, dim=1)  # (batch_size, region_size, height, width)
+
+
+__all__ = ["ButdBottomUp"]

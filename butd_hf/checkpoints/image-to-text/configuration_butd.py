@@ -1,0 +1,241 @@
+# Copyright 2026 The butd_hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Configuration of Bottom-Up Top-Down attention models: what proposes regions, and what attends to them."""
+
+import copy
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+
+# architecture -> pipelines whose code travels with its checkpoints, in the words of `custom_pipelines`; the
+# architecture's file imports theirs, so that it is copied along
+TASK_PIPELINES = {
+    "ButdForConditionalGeneration": {
+        "image-to-text": {
+            "impl": "pipeline_image_to_text.ImageToTextPipeline",
+            "pt": ["AutoModelForImageTextToText"],
+        },
+    },
+}
+
+
+def _require(owner: PreTrainedConfig, field: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{type(owner).__name__}.{field} must be {expected}, got {getattr(owner, field)!r}.")
+
+
+# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+@strict
+class ButdBottomUpConfig(PreTrainedConfig):
+    r"""
+    The bottom-up half: a timm backbone and the selector that turns its feature maps into ranked regions.
+
+    Args:
+        backbone (`str`): Name of any timm model that supports `features_only`.
+        out_indices (`list[int]`): Which of the backbone's feature maps are used. Several maps are averaged down to
+            the coarsest of them and concatenated.
+        selector (`"grid"` or `"saliency"`): `"grid"` keeps every cell of the feature map; `"saliency"` scores
+            multi-scale windows by centre-surround contrast and keeps the best, without training.
+        num_regions (`int`): At most this many regions are kept per image (`"grid"` keeps every cell).
+        min_regions (`int`): At least this many are kept (never more than `num_regions`), however low they
+            score.
+        score_threshold (`float`): Regions that score lower are dropped once `min_regions` are kept.
+        nms_threshold (`float`): Intersection over union in (0, 1] above which the lower ranked of two is dropped.
+        window_sizes (`list[float]`): Window sides tried by `"saliency"`, as fractions of the image side.
+        keep_whole_image (`bool`): Whether `"saliency"` keeps the whole image as one of its regions.
+        freeze_batch_norm (`bool`): Whether batch norm keeps its statistics and affine parameters in training.
+        backbone_kwargs (`dict`): Further arguments of `timm.create_model`.
+    """
+
+    model_type = "butd_bottom_up"
+    base_config_key = "bottom_up_config"
+
+    backbone: str = "tf_efficientnet_lite2"
+    out_indices: list[int] | tuple[int, ...] = (-1,)
+    num_channels: int = 3
+    selector: Literal["grid", "saliency"] = "saliency"
+    num_regions: int = 36  # as in the original bottom-up features
+    min_regions: int = 10  # the original kept 10 to 100
+    score_threshold: float = 0.0
+    nms_threshold: float = 0.5
+    window_sizes: list[float] | tuple[float, ...] = (0.2, 0.3, 0.45, 0.7, 1.0)  # near-geometric, a child to a scene
+    keep_whole_image: bool = True  # a scene has no centre-surround contrast, yet captions name it
+    freeze_batch_norm: bool = True  # batches of region data are small and unlike ImageNet's
+    backbone_kwargs: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs):
+        self.out_indices = list(self.out_indices)
+        self.window_sizes = list(self.window_sizes)
+        super().__post_init__(**kwargs)
+
+    def validate_bottom_up(self):
+        """Checks ranges; called by `@strict` after the types."""
+        _require(self, "out_indices", len(self.out_indices) > 0, "a non-empty list of feature map indices")
+        _require(self, "num_channels", self.num_channels > 0, "positive")
+        _require(self, "num_regions", self.num_regions > 0, "positive")
+        _require(self, "min_regions", self.min_regions > 0, "positive")
+        _require(self, "nms_threshold", 0.0 < self.nms_threshold <= 1.0, "in (0, 1]")
+        in_range = len(self.window_sizes) > 0 and all(0.0 < size <= 1.0 for size in self.window_sizes)
+        _require(self, "window_sizes", in_range, "a non-empty list of fractions in (0, 1]")
+
+
+# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+@strict
+class ButdTopDownConfig(PreTrainedConfig):
+    r"""
+    The top-down half: a decoder that attends to the regions, given what the task knows so far.
+
+    Args:
+        decoder (`"transformer"`): The decoder's kind.
+        vocab_size (`int`): Number of tokens.
+        hidden_size (`int`): Width of the decoder.
+        num_hidden_layers (`int`): Number of decoder layers.
+        num_region_layers (`int`): Number of self-attention layers among the regions before they are attended to.
+        num_attention_heads (`int`): Number of heads; divides `hidden_size`.
+        intermediate_size (`int`): Width of the feed-forward layers.
+        hidden_act (`str`): Activation of the feed-forward layers.
+        max_position_embeddings (`int`): Longest text in tokens.
+        dropout (`float`): Dropout of embeddings and residual branches, in [0, 1).
+        attention_dropout (`float`): Dropout of attention weights, in [0, 1).
+        region_dropout (`float`): Share of whole regions hidden from the decoder in training, in [0, 1).
+    """
+
+    model_type = "butd_top_down"
+    base_config_key = "top_down_config"
+
+    decoder: Literal["transformer"] = "transformer"
+    vocab_size: int = 10000
+    hidden_size: int = 256
+    num_hidden_layers: int = 3
+    num_region_layers: int = 1  # lets a region know its neighbours before a word picks one
+    num_attention_heads: int = 8
+    intermediate_size: int = 1024
+    hidden_act: str = "gelu"
+    max_position_embeddings: int = 64
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    region_dropout: float = 0.0
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+
+    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+        """This config itself: `decoder` names a kind here, not a nested config as transformers would guess."""
+        return self
+
+    def validate_top_down(self):
+        """Checks ranges; called by `@strict` after the types."""
+        for field in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size"):
+            _require(self, field, getattr(self, field) > 0, "positive")
+        _require(self, "num_hidden_layers", self.num_hidden_layers > 0, "positive")
+        _require(self, "num_region_layers", self.num_region_layers >= 0, "zero or positive")
+        _require(self, "max_position_embeddings", self.max_position_embeddings > 0, "positive")
+        divides = self.hidden_size % self.num_attention_heads == 0
+        _require(self, "num_attention_heads", divides, f"a divisor of hidden_size={self.hidden_size}")
+        for field in ("dropout", "attention_dropout", "region_dropout"):
+            _require(self, field, 0.0 <= getattr(self, field) < 1.0, "in [0, 1)")
+
+
+# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+@strict
+class ButdConfig(PreTrainedConfig):
+    r"""
+    Configuration of every `Butd*` model.
+
+    Args:
+        bottom_up_config (`dict` or `ButdBottomUpConfig`): What proposes, ranks and pools regions.
+        top_down_config (`dict` or `ButdTopDownConfig`): What attends to them.
+        label_smoothing (`float`): Label smoothing of the token loss, in [0, 1).
+        tie_word_embeddings (`bool`): Whether the output layer shares the word embeddings.
+
+    Example:
+
+    ```python
+    >>> from butd_hf.modeling.configuration_butd import ButdConfig
+    >>> config = ButdConfig(bottom_up_config={"backbone": "resnet50", "selector": "grid"})
+    >>> config.bottom_up_config.backbone
+    'resnet50'
+    ```"""
+
+    model_type = "butd"
+    sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {
+        "bottom_up_config": ButdBottomUpConfig,
+        "top_down_config": ButdTopDownConfig,
+    }
+
+    bottom_up_config: dict | PreTrainedConfig | None = None
+    top_down_config: dict | PreTrainedConfig | None = None
+    label_smoothing: float = 0.0
+    is_encoder_decoder: bool = True  # the image is encoded once, the text is decoded step by step
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    decoder_start_token_id: int | None = None
+
+    def __post_init__(self, **kwargs):
+        for name, config_class in self.sub_configs.items():
+            value = getattr(self, name)
+            if value is None or isinstance(value, dict):
+                setattr(self, name, config_class(**(value or {})))
+        # one place says what the special tokens are: the decoder's config
+        self.pad_token_id = self.top_down_config.pad_token_id
+        self.bos_token_id = self.top_down_config.bos_token_id
+        self.eos_token_id = self.top_down_config.eos_token_id
+        self.decoder_start_token_id = self.top_down_config.bos_token_id
+        kwargs.pop("custom_pipelines", None)  # follows from the architecture
+        super().__post_init__(**kwargs)
+
+    @property
+    def custom_pipelines(self) -> dict[str, dict[str, Any]]:
+        """
+        Pipelines that transformers should run from the checkpoint's own code.
+
+        None if this class comes from an installed package, which registers its pipelines: `pipeline` would insist on
+        `trust_remote_code=True`.
+        """
+        is_remote = type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+        return self._task_pipelines() if is_remote else {}
+
+    def _task_pipelines(self) -> dict[str, dict[str, Any]]:
+        pipelines = {}
+        for architecture in self.architectures or []:
+            pipelines.update(copy.deepcopy(TASK_PIPELINES.get(architecture, {})))  # transformers edits what it gets
+        return pipelines
+
+    def to_dict(self) -> dict[str, Any]:
+        """As any config's, with `custom_pipelines`: a saved checkpoint offers them also when this object doesn't."""
+        output = super().to_dict()
+        # loading a model tells its dtype to the halves, building one doesn't; their files look the same
+        for name in self.sub_configs:
+            output[name]["dtype"] = output["dtype"] or output[name]["dtype"]
+        if pipelines := self._task_pipelines():
+            output["custom_pipelines"] = pipelines
+        return output
+
+    def validate_label_smoothing(self):
+        """Checks the range; called by `@strict` after the types."""
+        _require(self, "label_smoothing", 0.0 <= self.label_smoothing < 1.0, "in [0, 1)")
+
+    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+        """The part of the config that describes text: always the top-down decoder's."""
+        return self.top_down_config
+
+
+__all__ = ["ButdBottomUpConfig", "ButdConfig", "ButdTopDownConfig"]

@@ -1,0 +1,375 @@
+# Copyright 2026 The butd_hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Pictures in, pixel values out: the one place that touches files, colour modes, orientation and bit depth."""
+
+import base64
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import Any, ClassVar
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from huggingface_hub.utils import httpx
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import ChannelDimension, ImageInput, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import TensorType, auto_docstring
+
+
+DOWNLOAD_SECONDS = 30.0  # a server that stays silent this long is taken as failing
+HALF_GREY_LEVEL = 0.5 / 255  # floats this far outside [0, 1] still round to a valid 8-bit value
+
+SOURCES = "a path, http(s) URL or data URI of a picture that Pillow reads"
+SHAPES = "(height, width), (height, width, channels) or (channels, height, width) with 1 to 4 channels"
+KINDS = f"{SOURCES}, a PIL image, or a numpy array or torch tensor of bool, integer or float values"
+
+
+class ButdImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""
+    size_divisor (`int`, *optional*, defaults to `self.size_divisor`):
+        With `size={"shortest_edge": ..., "longest_edge": ...}`, both sides are rounded to a multiple of it and are
+        never shorter. Not used with `size={"height": ..., "width": ...}`.
+    """
+
+    size_divisor: int | None
+
+
+@auto_docstring(
+    custom_intro="""
+    Turns pictures into normalised `pixel_values`, and says with `pixel_mask` which of them are padding.
+
+    Any mix of paths, URLs, PIL images, numpy arrays and torch tensors is accepted; the same picture gives exactly the
+    same values whichever way it comes, alone or in a batch. Every picture first becomes 8-bit RGB: EXIF orientation is
+    applied, transparency is composited on white, grey is repeated, and 16-bit values are scaled by their range.
+    Integer arrays wider than 16 bits count as 8-bit when nothing in them exceeds 255, otherwise as 16-bit. Float
+    arrays are in [0, 1]; with `do_rescale=False` they may have any range and are not reduced to 8 bits.
+
+    `size={"height": ..., "width": ...}` stretches to that size and returns no mask. `size={"shortest_edge": ...,
+    "longest_edge": ...}` keeps the aspect ratio up to rounding to `size_divisor`, pads bottom and right to the largest
+    of the batch and returns `pixel_mask`, an int64 tensor (batch_size, height, width) that is 1 where the picture is.
+    `longest_edge` always binds, so that memory is bounded for pictures of any shape.
+    """
+)
+class ButdImageProcessor(TorchvisionBackend):
+    valid_kwargs = ButdImageProcessorKwargs
+    model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_mask"]
+
+    do_resize = True
+    size: ClassVar[dict[str, int]] = {"height": 256, "width": 256}
+    size_divisor = 32  # the coarsest stride of the usual backbones
+    resample = PILImageResampling.BICUBIC
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = (0.5, 0.5, 0.5)
+    image_std = (0.5, 0.5, 0.5)
+    do_pad = True  # pictures resized to one height and width need none
+
+    def __init__(self, **kwargs: Unpack[ButdImageProcessorKwargs]):
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_backbone(cls, backbone: str, **kwargs: Unpack[ButdImageProcessorKwargs]) -> "ButdImageProcessor":
+        """
+        An image processor with the mean, standard deviation and interpolation that a timm backbone was trained with.
+
+        Args:
+            backbone (`str`): Name of a timm model, with or without its pretrained tag. Nothing is downloaded.
+            kwargs: Further arguments of the image processor; they win over the backbone's.
+
+        Raises:
+            ValueError: If timm knows no such backbone.
+        """
+        import timm  # not needed for anything else here, and slow to import
+
+        pretrained_config = timm.get_pretrained_cfg(backbone)
+        if pretrained_config is None:
+            raise ValueError(f"timm {timm.__version__} knows no backbone {backbone!r}; see timm.list_models().")
+        # timm augments with "random" interpolation in places; its own evaluation then uses bicubic
+        interpolation = pretrained_config.interpolation.upper()
+        backbone_kwargs = {
+            "image_mean": list(pretrained_config.mean),
+            "image_std": list(pretrained_config.std),
+            "resample": PILImageResampling.__members__.get(interpolation, PILImageResampling.BICUBIC),
+        }
+        return cls(**{**backbone_kwargs, **kwargs})
+
+    @auto_docstring
+    def preprocess(self, images: ImageInput, **kwargs: Unpack[ButdImageProcessorKwargs]) -> BatchFeature:
+        return super().preprocess(images, **kwargs)
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """
+        Reads paths, URLs and data URIs as PIL images, in nested lists of any depth; other inputs pass unchanged.
+
+        Raises:
+            ValueError: If one cannot be read; the message names it and its place, like `images[3]`.
+        """
+        return _fetch(image_url_or_urls, "images")
+
+    def process_image(
+        self,
+        image: ImageInput,
+        do_rescale: bool | None = True,
+        input_data_format: str | ChannelDimension | None = None,
+        device: "torch.device | None" = None,
+        name: str = "images",
+        **kwargs: Unpack[ImagesKwargs],
+    ) -> torch.Tensor:
+        """
+        One picture as an RGB tensor (3, height, width).
+
+        It is uint8, or float32 if it came as floats and `do_rescale` is off.
+
+        Args:
+            image: PIL image, numpy array or torch tensor.
+            do_rescale (`bool`): Whether values are still to be rescaled, so that floats must lie in [0, 1].
+            input_data_format: Where the channels of an array are. By default a numpy array is read as channels last
+                and a tensor as channels first whenever its shape allows both.
+            device: Where the tensor is put.
+            name (`str`): What error messages call the picture.
+
+        Raises:
+            ValueError: If the type, shape, dtype or values are not those of a picture.
+        """
+        if isinstance(image, PIL.Image.Image):
+            if getattr(image, "filename", ""):
+                name = f"{name} ({str(image.filename)!r})"
+            image, input_data_format = _decode(image, name), ChannelDimension.LAST
+        if not isinstance(image, (np.ndarray, torch.Tensor)):
+            raise ValueError(f"{name}: got {type(image).__name__}, expected {KINDS}.")
+        image = _channels_first(image, name, input_data_format).to(device)
+        if image.is_floating_point() and not do_rescale:
+            image, white = _finite(image, name), 1.0
+        else:
+            image, white = _eight_bit(image, name), 255
+        return _composite(image, white).contiguous()
+
+    def resize(
+        self,
+        image: torch.Tensor,
+        size: SizeDict,
+        resample: "PILImageResampling | int | None" = None,
+        size_divisor: int = 32,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Resizes (..., height, width) to `size`, see the class for the meaning of its two forms."""
+        if size.shortest_edge:
+            height, width = _size_within(image.shape[-2], image.shape[-1], size, size_divisor)
+            size = SizeDict(height=height, width=width)
+        return super().resize(image, size=size, resample=resample, **kwargs)
+
+    def _standardize_kwargs(self, size_divisor: int | None = None, **kwargs: Any) -> dict[str, Any]:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        size = {} if kwargs["size"] is None else dict(kwargs["size"])  # none is needed without resizing
+        forms = ({"height", "width"}, {"shortest_edge", "longest_edge"})
+        if size and (set(size) not in forms or min(size.values()) < 1):
+            raise ValueError(
+                f"size must be positive and of the form {{'height', 'width'}} or {{'shortest_edge', 'longest_edge'}} "
+                f"(the longest edge bounds memory), got {size}."
+            )
+        if not isinstance(size_divisor, int) or size_divisor < 1:
+            raise ValueError(f"size_divisor must be a positive integer, got {size_divisor!r}.")
+        if "longest_edge" in size and size["longest_edge"] < max(size["shortest_edge"], size_divisor):
+            raise ValueError(
+                f"longest_edge must be at least shortest_edge and size_divisor={size_divisor}, got {size}."
+            )
+        if kwargs.get("do_center_crop"):
+            raise ValueError("do_center_crop is not supported: regions are found in the whole picture.")
+        kwargs["size_divisor"] = size_divisor
+        return kwargs
+
+    def _prepare_image_like_inputs(
+        self, images: ImageInput, *args: Any, expected_ndims: int = 3, **kwargs: Unpack[ButdImageProcessorKwargs]
+    ) -> list[torch.Tensor]:
+        images = self.fetch_images(images)
+        return [self.process_image(image, name=name, **kwargs) for name, image in _flatten(images, "images")]
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        size_divisor: int,
+        resample: "PILImageResampling | int | None",
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: float | list[float] | None,
+        image_std: float | list[float] | None,
+        do_pad: bool | None,
+        pad_size: SizeDict | None,
+        return_tensors: str | TensorType | None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        pixel_values = []
+        for image in images:  # one by one, never stacked, so that a picture's values cannot depend on its batch
+            if do_resize:
+                low, high = image.min(), image.max()
+                image = self.resize(image, size, resample=resample, size_divisor=size_divisor)
+                if image.is_floating_point():  # cubic filters overshoot; only 8-bit values are clipped anyway
+                    image = image.clamp(low, high)
+            image = self.rescale_and_normalize(image, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+            pixel_values.append(image.to(torch.float32))  # (3, height, width)
+        if not do_pad or (do_resize and size.height):
+            return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+        # zeros are the mean colour after normalisation
+        pixel_values, pixel_mask = self.pad(
+            pixel_values, pad_size=pad_size, return_mask=True, disable_grouping=True
+        )  # each (3, height, width) and (height, width)
+        return BatchFeature({"pixel_values": pixel_values, "pixel_mask": pixel_mask}, tensor_type=return_tensors)
+
+
+def _is_list(images: Any) -> bool:
+    return isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+
+
+def _fetch(images: Any, name: str) -> Any:
+    if isinstance(images, (str, os.PathLike)):
+        return _read(os.fspath(images), name)
+    if _is_list(images):
+        return [_fetch(image, f"{name}[{index}]") for index, image in enumerate(images)]
+    return images
+
+
+def _read(source: str, name: str) -> PIL.Image.Image:
+    try:
+        file: str | BytesIO = source
+        if source.startswith(("http://", "https://")):
+            response = httpx.get(source, timeout=DOWNLOAD_SECONDS, follow_redirects=True)
+            file = BytesIO(response.raise_for_status().content)
+        elif source.startswith("data:"):
+            file = BytesIO(base64.b64decode(source.partition(",")[2]))
+        with PIL.Image.open(file) as picture:
+            picture.load()
+    except Exception as error:  # decoders raise whatever a broken file leads them into
+        source = source if len(source) <= 1000 else source[:100] + "…"  # a data URI holds the whole picture
+        raise ValueError(
+            f"{name}: cannot read {source!r} ({type(error).__name__}: {error}), expected {SOURCES}."
+        ) from error
+    return picture
+
+
+def _flatten(images: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Every single picture of nested lists and batched arrays, with its name in error messages."""
+    if _is_list(images) or (isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim > 3):
+        if len(images) == 0:
+            raise ValueError(f"{name}: got nothing, expected at least one picture.")
+        for index, image in enumerate(images):
+            yield from _flatten(image, f"{name}[{index}]")
+    else:
+        yield name, images
+
+
+def _decode(picture: PIL.Image.Image, name: str) -> np.ndarray:
+    """A PIL image, upright, as (height, width) or (height, width, channels) without palettes or odd colour spaces."""
+    try:
+        picture.load()
+        with contextlib.suppress(Exception):  # unreadable EXIF says nothing about orientation; the pixels are fine
+            picture = PIL.ImageOps.exif_transpose(picture)
+        if picture.mode == "La":
+            picture = picture.convert("LA")
+        elif picture.mode in ("1", "L", "P", "PA", "RGB", "RGBa") and picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+        elif picture.mode not in ("1", "L", "LA", "RGB", "RGBA", "F") and not picture.mode.startswith("I"):
+            picture = picture.convert("RGB")
+        return np.array(picture)
+    except Exception as error:  # a lazily opened file may be found broken only here
+        raise ValueError(
+            f"{name}: cannot decode a PIL image of mode {picture.mode} and size {picture.size} "
+            f"({type(error).__name__}: {error}), expected {SOURCES}."
+        ) from error
+
+
+def _channels_first(
+    image: np.ndarray | torch.Tensor, name: str, data_format: str | ChannelDimension | None
+) -> torch.Tensor:
+    is_numpy = isinstance(image, np.ndarray)
+    came = f"{name}: got {type(image).__name__} of shape {tuple(image.shape)} and dtype {image.dtype}"
+    if image.dtype.kind not in "biuf" or image.dtype.itemsize > 8 if is_numpy else image.is_complex():
+        raise ValueError(f"{came}, expected bool, integer or float values.")
+    if 0 in image.shape:
+        raise ValueError(f"{came}, expected every side to be at least 1.")
+    if is_numpy:  # a copy, because torch takes neither read-only memory nor negative strides nor foreign byte order
+        image = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C"))
+    if image.ndim == 2:
+        return image[None]
+    if image.ndim == 3:
+        if data_format is not None:
+            formats = [ChannelDimension(data_format)]
+        else:
+            formats = [ChannelDimension.LAST, ChannelDimension.FIRST][:: 1 if is_numpy else -1]
+        for data_format in formats:
+            channels_first = image.movedim(-1, 0) if data_format == ChannelDimension.LAST else image
+            if channels_first.shape[0] <= 4:
+                return channels_first
+    raise ValueError(f"{came}, expected {SHAPES}.")
+
+
+def _finite(image: torch.Tensor, name: str) -> torch.Tensor:
+    if not image.isfinite().all():
+        raise ValueError(f"{name}: got NaN or infinite values, expected finite ones.")
+    return image.to(torch.float32)
+
+
+def _eight_bit(image: torch.Tensor, name: str) -> torch.Tensor:
+    if image.dtype == torch.uint8:
+        return image
+    if image.dtype == torch.bool:
+        return image.to(torch.uint8) * 255
+    if image.is_floating_point():
+        image = _finite(image, name)
+        low, high = image.min().item(), image.max().item()
+        if low < -HALF_GREY_LEVEL or high > 1 + HALF_GREY_LEVEL:
+            raise ValueError(
+                f"{name}: got float values in [{low:.4g}, {high:.4g}], expected [0, 1]; pass 0..255 as uint8, or "
+                "do_rescale=False for values that are scaled already."
+            )
+        return (image * 255).round().clamp(0, 255).to(torch.uint8)
+    is_sixteen_bit = image.dtype == torch.uint16
+    image = image.to(torch.int64)
+    low, high = image.min().item(), image.max().item()
+    if low < 0 or high > 65535:
+        raise ValueError(f"{name}: got integer values in [{low}, {high}], expected 0..255 or 0..65535.")
+    if is_sixteen_bit or high > 255:
+        image = (image + 128) // 257  # to the nearest: 65535 is 255 * 257
+    return image.to(torch.uint8)
+
+
+def _composite(image: torch.Tensor, white: float) -> torch.Tensor:
+    """Grey, grey with alpha, RGB or RGBA (channels, height, width) as RGB (3, height, width) on white."""
+    if image.shape[0] in (2, 4):
+        colour, alpha = image[:-1], image[-1:]
+        if image.dtype == torch.uint8:
+            colour, alpha = colour.to(torch.int32), alpha.to(torch.int32)
+            image = ((colour * alpha + white * (white - alpha) + white // 2) // white).to(torch.uint8)
+        else:
+            image = colour * alpha + white * (white - alpha)
+    return image.expand(3, -1, -1)
+
+
+def _size_within(height: int, width: int, size: SizeDict, size_divisor: int) -> tuple[int, int]:
+    """Height and width scaled to `shortest_edge` as far as `longest_edge` allows, as multiples of `size_divisor`."""
+    scale = min(size.shortest_edge / min(height, width), size.longest_edge / max(height, width))
+    largest = size.longest_edge // size_divisor
+    steps = [int(side * scale / size_divisor + 0.5) for side in (height, width)]
+    return tuple(size_divisor * min(max(step, 1), largest) for step in steps)
+
+
+__all__ = ["ButdImageProcessor"]

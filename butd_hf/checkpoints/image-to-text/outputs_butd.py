@@ -1,0 +1,90 @@
+# Copyright 2026 The butd_hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What Bottom-Up Top-Down attention models return."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
+
+from .regions_butd import ButdRegions
+from .top_down_transformer import ButdMemory
+
+
+@dataclass
+class ButdEncoderOutput(ModelOutput):
+    """
+    An image, encoded: its regions, and what the decoder keeps of them.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): Regions in context.
+        regions (`ButdRegions`): The selected regions.
+        memory (`ButdMemory`): What the decoder attends to, computed once per image.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    regions: ButdRegions | None = None
+    memory: ButdMemory | None = None
+
+
+@dataclass
+class ButdModelOutput(ModelOutput):
+    """
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(num_texts, length, hidden_size)`): One state per token.
+        past_key_values (`Cache`): What the next step needs of the steps before, with `use_cache`.
+        decoder_hidden_states (`tuple`): Embeddings and each decoder layer's output, with `output_hidden_states`.
+        decoder_attentions (`tuple`): Each layer's attention over the tokens, with `output_attentions`.
+        cross_attentions (`tuple`): Each layer's attention over the regions, with `output_attentions`, of shape
+            `(num_texts, num_heads, length, num_regions)`.
+        region_attentions (`torch.FloatTensor` of shape `(num_texts, length, num_regions)`): Where each token looked,
+            with `output_attentions`: the mean over layers and heads, sums to one.
+        encoder_last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): Regions in
+            context.
+        regions (`ButdRegions`): The selected regions.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    region_attentions: torch.FloatTensor | None = None
+    encoder_last_hidden_state: torch.FloatTensor | None = None
+    regions: ButdRegions | None = None
+
+
+@dataclass
+class ButdConditionalGenerationOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`): Mean cross-entropy of the labels, with `labels`.
+        logits (`torch.FloatTensor` of shape `(num_texts, length, vocab_size)`): Scores of the next token.
+
+    The other fields are those of `ButdModelOutput`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    region_attentions: torch.FloatTensor | None = None
+    encoder_last_hidden_state: torch.FloatTensor | None = None
+    regions: ButdRegions | None = None
+
+
+__all__ = ["ButdConditionalGenerationOutput", "ButdEncoderOutput", "ButdModelOutput"]
