@@ -46,8 +46,8 @@ class ButdSaliencySelector(nn.Module):
     Training-free bottom-up attention: centre-surround contrast of the backbone's activations.
 
     Low-level salience is what differs from its surround (Itti, Koch & Niebur 1998). As in the centre-surround
-    distance of Liu et al. (2007, "Learning to detect a salient object", section 4.2), a window is compared with the
-    ring around it that has the window's own area. What differs: features of a pretrained backbone take the place of
+    distance of Liu et al. (2007, "Learning to detect a salient object"), a window is compared with the ring around it
+    that has about the window's own area. What differs: features of a pretrained backbone take the place of
     colour histograms, each channel scaled to unit variance over the image, and the euclidean distance of their means
     takes the place of the chi-square distance; a window's score grows with the fourth root of its area, since means
     of few cells differ by chance.

@@ -32,6 +32,16 @@ def test_modeling_stands_alone(file):
     assert ours == []
 
 
+CARRIED = sorted((ROOT / "butd_hf" / "checkpoints").glob("*/*.py"))
+
+
+@pytest.mark.parametrize("file", CARRIED, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_embedded_checkpoints_carry_todays_code(file):
+    """They can be copied elsewhere and run without the package, so what they carry must not fall behind."""
+    today = ROOT / "modeling" / file.name
+    assert file.read_text() == today.read_text(), f"copy modeling/{file.name} to {file.relative_to(ROOT)}"
+
+
 def test_wheel_works_elsewhere(tmp_path):
     """The wheel carries the models, the templates and the default checkpoint, and imports outside the repository."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path]
