@@ -54,7 +54,7 @@ class ButdTopDownOutput(ModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(num_texts, length, hidden_size)`): One state per token.
-        past_key_values (`Cache`): What the next step needs of the steps before.
+        cache (`Cache`): What the next step needs of the steps before.
         hidden_states (`tuple`): Embeddings and each layer's output, if asked for.
         attentions (`tuple`): Each layer's attention over the tokens, if asked for, of shape
             `(num_texts, num_heads, length, past_length + length)`.
@@ -63,7 +63,7 @@ class ButdTopDownOutput(ModelOutput):
     """
 
     last_hidden_state: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -193,13 +193,13 @@ class ButdDecoderLayer(GradientCheckpointingLayer):
         region_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         region_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         normed = self.self_attn_norm(hidden_states)
         key_values = self.self_attn.key_values(normed, normed)
-        if past_key_values is not None:
-            key_values = past_key_values.update(*key_values, self.layer_idx)
+        if cache is not None:
+            key_values = cache.update(*key_values, self.layer_idx)
         attended, attention = self.self_attn(normed, key_values, attention_mask, output_attentions)
         hidden_states = hidden_states + self.dropout(attended)
 
@@ -273,7 +273,7 @@ class ButdTransformerDecoder(nn.Module):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
@@ -286,12 +286,12 @@ class ButdTransformerDecoder(nn.Module):
             raise ValueError(
                 f"`input_ids` has {num_texts} rows, expected a multiple of the {num_images} images they are about."
             )
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         # the regions' keys and values are in the memory, so only the text's half of the cache is used
-        text_cache = past_key_values
-        if isinstance(past_key_values, EncoderDecoderCache):
-            text_cache = past_key_values.self_attention_cache
+        text_cache = cache
+        if isinstance(cache, EncoderDecoderCache):
+            text_cache = cache.self_attention_cache
         past_length = text_cache.get_seq_length() if text_cache is not None else 0
 
         if position_ids is None:
@@ -303,7 +303,7 @@ class ButdTransformerDecoder(nn.Module):
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=text_cache,
+            cache=text_cache,
             position_ids=position_ids if attention_mask is None else None,
         )
         hidden_states = self.dropout(inputs_embeds + self.embed_positions(position_ids))
@@ -315,7 +315,7 @@ class ButdTransformerDecoder(nn.Module):
                 region_values,
                 attention_mask=causal_mask,
                 region_mask=memory.attention_mask,
-                past_key_values=text_cache,
+                cache=text_cache,
                 output_attentions=output_attentions,
             )
             all_hidden_states += (hidden_states,)
@@ -324,7 +324,7 @@ class ButdTransformerDecoder(nn.Module):
         hidden_states = self.norm(hidden_states)
         return ButdTopDownOutput(
             last_hidden_state=hidden_states,
-            past_key_values=past_key_values if use_cache else None,
+            cache=cache if use_cache else None,
             hidden_states=all_hidden_states if output_hidden_states else None,
             attentions=all_attentions if output_attentions else None,
             cross_attentions=all_cross_attentions if output_attentions else None,

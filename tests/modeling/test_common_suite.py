@@ -61,6 +61,7 @@ PASSED_OVER = [
     r"does not support sliding window mask$",
     r"does not have a TP plan",
     r"no _keep_in_fp32_modules n?or _keep_in_fp32_modules_strict attribute",
+    r"No `_keep_in_fp32_modules_strict` defined$",
     r"No conversion found for",  # of older checkpoints' names
     r"No usage of the `capture_outputs` decorator",
     r"Cannot capture hidden states",  # with that decorator

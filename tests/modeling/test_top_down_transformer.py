@@ -121,10 +121,10 @@ def test_cache_changes_nothing(attention, mask, step):
             tokens[:, start : start + step],
             memory,
             attention_mask=None if mask is None else mask[:, : start + step],
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
-        cache = decoded.past_key_values
+        cache = decoded.cache
         pieces.append(decoded.last_hidden_state)
     real = left_padding().bool() if mask is not None else torch.ones(2, LENGTH, dtype=torch.bool)
     torch.testing.assert_close(torch.cat(pieces, dim=1)[real], whole[real], atol=1e-5, rtol=1e-5)
@@ -137,8 +137,8 @@ def test_both_kinds_of_cache_do():
     tokens, memory = some_tokens(), decoder.memorize(some_regions())
     whole = decoder(tokens, memory).last_hidden_state[:, -1]
     for cache in (DynamicCache(), EncoderDecoderCache(DynamicCache(), DynamicCache())):
-        decoder(tokens[:, :-1], memory, past_key_values=cache, use_cache=True)
-        last = decoder(tokens[:, -1:], memory, past_key_values=cache, use_cache=True).last_hidden_state[:, 0]
+        decoder(tokens[:, :-1], memory, cache=cache, use_cache=True)
+        last = decoder(tokens[:, -1:], memory, cache=cache, use_cache=True).last_hidden_state[:, 0]
         torch.testing.assert_close(last, whole, atol=1e-5, rtol=1e-5)
 
 
@@ -146,11 +146,11 @@ def test_both_kinds_of_cache_do():
 def test_reordered_cache_continues_the_chosen_texts():
     decoder = build()
     tokens, memory = some_tokens(4), decoder.memorize(some_regions())
-    cache = decoder(tokens[:, :-1], memory, use_cache=True).past_key_values
+    cache = decoder(tokens[:, :-1], memory, use_cache=True).cache
     chosen = torch.tensor([1, 1, 2, 3])  # of each image's two texts
     cache.reorder_cache(chosen)
     continued = torch.cat([tokens[chosen, :-1], tokens[:, -1:]], dim=1)
-    last = decoder(tokens[:, -1:], memory, past_key_values=cache, use_cache=True).last_hidden_state[:, 0]
+    last = decoder(tokens[:, -1:], memory, cache=cache, use_cache=True).last_hidden_state[:, 0]
     torch.testing.assert_close(last, decoder(continued, memory).last_hidden_state[:, -1], atol=1e-5, rtol=1e-5)
 
 

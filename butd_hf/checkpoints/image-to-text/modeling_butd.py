@@ -21,6 +21,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.deprecation import deprecate_kwarg
 
 from .bottom_up_butd import ButdBottomUp
 from .configuration_butd import ButdConfig
@@ -45,7 +46,7 @@ class ButdPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules: ClassVar[list[str]] = ["ButdDecoderLayer", "ButdRegionLayer"]
-    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "encoder_outputs"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["cache", "encoder_outputs"]
 
 
 # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
@@ -129,6 +130,7 @@ class ButdModel(ButdPreTrainedModel):
         return ButdRegions(features=features, boxes=boxes, saliency=mask.to(features.dtype), mask=mask)
 
     # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers
     @can_return_tuple
     def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
         self,
@@ -142,7 +144,7 @@ class ButdModel(ButdPreTrainedModel):
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -172,7 +174,7 @@ class ButdModel(ButdPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=bool(use_cache),
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
@@ -183,7 +185,7 @@ class ButdModel(ButdPreTrainedModel):
             region_attentions = layers.mean(dim=(0, 2))  # (num_texts, length, num_regions)
         return ButdModelOutput(
             last_hidden_state=decoded.last_hidden_state,
-            past_key_values=decoded.past_key_values,
+            cache=decoded.cache,
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
@@ -212,6 +214,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         return self.model.get_decoder()
 
     # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers
     @can_return_tuple
     def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
         self,
@@ -225,7 +228,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
@@ -255,7 +258,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
             region_boxes=region_boxes,
             region_mask=region_mask,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
@@ -277,7 +280,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         return ButdConditionalGenerationOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,
@@ -343,7 +346,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.LongTensor,
         next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         attention_mask: torch.LongTensor | None = None,
         decoder_attention_mask: torch.LongTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
@@ -357,7 +360,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
             "input_ids": input_ids,
             "attention_mask": decoder_attention_mask,
             "encoder_outputs": encoder_outputs,
-            "past_key_values": past_key_values,
+            "cache": cache,
             "use_cache": use_cache,
             **{key: kwargs[key] for key in ("output_attentions", "output_hidden_states") if key in kwargs},
         }

@@ -44,7 +44,7 @@ class ButdModelOutput(ModelOutput):
     """
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(num_texts, length, hidden_size)`): One state per token.
-        past_key_values (`Cache`): What the next step needs of the steps before, with `use_cache`.
+        cache (`Cache`): What the next step needs of the steps before, with `use_cache`.
         decoder_hidden_states (`tuple`): Embeddings and each decoder layer's output, with `output_hidden_states`.
         decoder_attentions (`tuple`): Each layer's attention over the tokens, with `output_attentions`.
         cross_attentions (`tuple`): Each layer's attention over the regions, with `output_attentions`, of shape
@@ -57,7 +57,7 @@ class ButdModelOutput(ModelOutput):
     """
 
     last_hidden_state: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
     decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -78,7 +78,7 @@ class ButdConditionalGenerationOutput(ModelOutput):
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
     decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
