@@ -25,15 +25,16 @@ from butd_hf.conversion.backbone_weights import load_backbone_weights
 from butd_hf.data.captions import load_captions
 from butd_hf.data.region_store import extract_regions
 from butd_hf.data.tokenization import train_tokenizer
-from butd_hf.data.views import Augmentation, views_of
+from butd_hf.data.views import Augmentation, load_image, views_of
 from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
 from butd_hf.modeling.processing_butd import ButdProcessor
 from butd_hf.training.arguments import LoopArguments
 from butd_hf.training.captioning import CaptionDataset, CaptioningTask
+from butd_hf.training.frozen_stages import FrozenStages
 from butd_hf.training.loop import TrainingLoop, build_accelerator
-from butd_hf.training.optimizers import freeze_stages
+from butd_hf.training.optimizers import freeze_depthwise, freeze_stages
 from butd_hf.training.self_critical import SelfCriticalTask
 
 
@@ -86,7 +87,14 @@ class CaptioningArguments:
     num_samples: int = field(default=5, metadata={"help": "Captions sampled per image, with --self_critical."})
 
     freeze: str = field(default="none", metadata={"help": "Backbone: all, none, or its N first stages."})
-    cache: str | None = field(default=None, metadata={"help": "Folder for regions computed once; with --freeze all."})
+    freeze_depthwise: bool = field(
+        default=False,
+        metadata={"help": "Freeze depthwise kernels too: on a CPU, EfficientNets train faster."},
+    )
+    cache: str | None = field(
+        default=None, metadata={"help": "Folder for what frozen stages compute once; with --freeze all, for regions."}
+    )
+    compile: bool = field(default=False, metadata={"help": "torch.compile the stages that fill --cache."})
     cache_dtype: str = field(default="float16", metadata={"help": "float16 or float32."})
 
     num_beams: int = field(default=3, metadata={"help": "Beams of the evaluation."})
@@ -97,10 +105,10 @@ class CaptioningArguments:
         self.augment = [name for name in self.augment if name != "none"]
         if self.freeze not in ("all", "none") and not self.freeze.isdigit():
             raise ValueError(f"--freeze must be all, none or a number of stages, got {self.freeze!r}.")
-        if self.cache is not None and self.freeze != "all":
-            raise ValueError(
-                f"--cache needs --freeze all, got {self.freeze!r}: a backbone that learns changes regions."
-            )
+        if self.cache is not None and self.freeze in ("none", "0"):
+            raise ValueError(f"--cache needs frozen stages, got --freeze {self.freeze}: there is nothing to keep.")
+        if self.cache is not None and self.freeze != "all" and self.longest_edge is not None:
+            raise ValueError("--cache with --freeze N needs images of one size: leave out --longest_edge.")
         if self.cache is not None and "jitter" in self.augment:
             raise ValueError("--cache holds fixed views of each image: flip and crop are possible, jitter is not.")
 
@@ -198,6 +206,8 @@ def build_model(arguments: CaptioningArguments, processor: ButdProcessor) -> But
         bottom_up.requires_grad_(False)
     elif arguments.freeze != "none":
         freeze_stages(bottom_up.backbone, int(arguments.freeze))
+    if arguments.freeze_depthwise:
+        freeze_depthwise(bottom_up.backbone)
     return model
 
 
@@ -213,9 +223,13 @@ def build_datasets(
     train_store = eval_store = None
     if arguments.cache is not None:
         tables = {"train": (train_table, views_of(arguments.augment)), "eval": (eval_table, ("identity",))}
+        backbone = model.base_model.bottom_up.backbone
+        stages = FrozenStages(backbone, int(arguments.freeze)) if arguments.freeze.isdigit() else None
+        if stages is not None and arguments.compile:
+            stages.compile()
         train_store, eval_store = (
             extract_regions(
-                model,
+                stages or model,
                 processor,
                 table,
                 Path(arguments.cache) / name,
@@ -227,6 +241,9 @@ def build_datasets(
             )
             for name, (table, views) in tables.items()
         )
+        if stages is not None:
+            example = load_image(train_table[0]["image"])
+            stages.skip(backbone, processor(images=example, return_tensors="pt")["pixel_values"])
     train_dataset = CaptionDataset(
         train_table,
         captions_per_image=arguments.captions_per_image,
@@ -262,6 +279,7 @@ def main() -> None:
         max_new_tokens=arguments.max_new_tokens,
         eval_batch_size=arguments.eval_batch_size,
         num_workers=loop.num_workers,
+        stored_stages=arguments.cache is not None and arguments.freeze != "all",
         settings=asdict(arguments),
         **own_settings,
     )

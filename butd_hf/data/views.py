@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -30,28 +31,39 @@ def central_crop(image: Image.Image) -> Image.Image:
     return image.crop((margin_x, margin_y, width - margin_x, height - margin_y))
 
 
+def corner_crop(image: Image.Image, right: bool, bottom: bool) -> Image.Image:
+    """Seventeen twentieths of each side, from a corner on."""
+    width, height = image.size
+    crop_width, crop_height = max(1, round(width * 0.85)), max(1, round(height * 0.85))
+    left, top = (width - crop_width) * right, (height - crop_height) * bottom
+    return image.crop((left, top, left + crop_width, top + crop_height))
+
+
 VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "identity": lambda image: image,
     "flip": ImageOps.mirror,
     "crop": central_crop,
+    "crop_top_left": partial(corner_crop, right=False, bottom=False),
+    "crop_bottom_right": partial(corner_crop, right=True, bottom=True),
     "crop_flip": lambda image: ImageOps.mirror(central_crop(image)),
+    "crop_top_right_flip": lambda image: ImageOps.mirror(corner_crop(image, right=True, bottom=False)),
+    "crop_bottom_left_flip": lambda image: ImageOps.mirror(corner_crop(image, right=False, bottom=True)),
 }
 
 # views that exchange left and right
-MIRRORED_VIEWS = frozenset({"flip", "crop_flip"})
+MIRRORED_VIEWS = frozenset(name for name in VIEWS if name.endswith("flip"))
 
 AUGMENTATIONS = ("flip", "crop", "jitter")
 
 
 def views_of(augmentations: Sequence[str]) -> tuple[str, ...]:
     """The fixed views that stand in for random augmentation where regions are computed once."""
-    views = ["identity"]
-    for name in ("flip", "crop"):
-        if name in augmentations:
-            views.append(name)
-    if {"flip", "crop"} <= set(augmentations):
-        views.append("crop_flip")
-    return tuple(views)
+    return tuple(
+        name
+        for name in VIEWS
+        if ("crop" in augmentations or not name.startswith("crop"))
+        and ("flip" in augmentations or name not in MIRRORED_VIEWS)
+    )
 
 
 @dataclass(frozen=True)

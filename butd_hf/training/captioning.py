@@ -20,6 +20,7 @@ from ..data.region_store import RegionStore, StoredRegions
 from ..data.views import MIRRORED_VIEWS, Augmentation, load_image, mirror_caption
 from ..metrics.captioning import CaptioningMetric
 from ..progress import images_progress
+from .frozen_stages import collate_cells
 from .task import Task
 
 
@@ -130,6 +131,7 @@ class CaptioningTask(Task):
         max_new_tokens: Longest generated caption, likewise.
         eval_batch_size: Images per batch of the evaluation.
         num_workers: Loader processes of the evaluation.
+        stored_stages: The stores hold the output of frozen stages that the model's backbone skips, not regions.
         settings: What else describes the task in the run folder.
     """
 
@@ -145,6 +147,7 @@ class CaptioningTask(Task):
         max_new_tokens: int = 24,
         eval_batch_size: int = 32,
         num_workers: int = 0,
+        stored_stages: bool = False,
         settings: dict[str, Any] | None = None,
     ):
         self.model = model
@@ -154,6 +157,7 @@ class CaptioningTask(Task):
         self.max_length = max_length
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
+        self.stored_stages = stored_stages
         self._settings = settings or {}
         self.metric = CaptioningMetric()
         # saved with the model, so that it captions as it was evaluated; an unknown word is no word to say
@@ -180,7 +184,8 @@ class CaptioningTask(Task):
     def collate_images(self, examples: list[CaptionExample]) -> dict[str, torch.Tensor]:
         """What the model sees of a batch of examples."""
         if examples[0].regions is not None:
-            return collate_regions([example.regions for example in examples])
+            collate = collate_cells if self.stored_stages else collate_regions
+            return collate([example.regions for example in examples])
         inputs = self.processor(images=[example.image for example in examples], return_tensors="pt")
         inputs = {name: inputs[name] for name in ("pixel_values", "pixel_mask") if name in inputs}
         # convolutions are faster with channels last, on CPUs above all

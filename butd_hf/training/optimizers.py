@@ -103,6 +103,20 @@ def freeze_stages(backbone: nn.Module, stages: int | None) -> list[str]:
     return list(frozen)
 
 
+def freeze_depthwise(backbone: nn.Module) -> list[str]:
+    """
+    Freezes the kernels of depthwise convolutions, a hundredth of a backbone's weights, and returns their names.
+
+    On CPUs their gradient takes about as long as all the rest of the backward pass of an EfficientNet.
+    """
+    names = []
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            module.weight.requires_grad_(False)
+            names.append(f"{name}.weight")
+    return names
+
+
 def parameters_up_to(model: nn.Module, last_module: str) -> dict[str, nn.Parameter]:
     """The parameters of a module and of all that are registered before it, which is the order that data meets them."""
     names = dict(model.named_modules())

@@ -20,7 +20,17 @@ def test_views(image):
     assert np.array_equal(np.asarray(VIEWS["flip"](image)), np.asarray(image)[:, ::-1])
     assert VIEWS["crop"](image).size == (58, 44)
     assert views_of([]) == ("identity",)
-    assert views_of(["flip", "crop"]) == ("identity", "flip", "crop", "crop_flip")
+    assert views_of(["flip"]) == ("identity", "flip")
+    assert views_of(["crop"]) == ("identity", "crop", "crop_top_left", "crop_bottom_right")
+    assert set(views_of(["flip", "crop"])) == set(VIEWS)
+
+
+def test_corner_crops_begin_in_their_corner(image):
+    pixels = np.asarray(image)
+    assert np.array_equal(np.asarray(VIEWS["crop_top_left"](image)), pixels[:41, :54])
+    assert np.array_equal(np.asarray(VIEWS["crop_bottom_right"](image)), pixels[-41:, -54:])
+    assert np.array_equal(np.asarray(VIEWS["crop_top_right_flip"](image)), pixels[:41, -54:][:, ::-1])
+    assert np.array_equal(np.asarray(VIEWS["crop_bottom_left_flip"](image)), pixels[-41:, :54][:, ::-1])
 
 
 def test_augmentation_depends_on_the_generator_alone(image):

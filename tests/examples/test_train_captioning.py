@@ -100,9 +100,27 @@ def test_a_frozen_backbone_with_stored_regions(first_run, data, tmp_path, monkey
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_stored_stages_of_a_backbone_that_learns(first_run, data, tmp_path, monkeypatch):
+    """Its last stages learn from what the first ones computed once; without learning, it is what it was."""
+    options = ["--data", data, *SHORT, "--init_from", first_run / "best", "--freeze", 2, "--freeze_depthwise"]
+    cached = [*options, "--cache", tmp_path / "cache", "--cache_dtype", "float32", "--augment", "flip", "crop"]
+    run_here(monkeypatch, *options, "--output_dir", tmp_path / "pictures", "--learning_rate", "0")
+    run_here(monkeypatch, *cached, "--output_dir", tmp_path / "stored", "--learning_rate", "0")
+    pictures, stored = (events(tmp_path / name, "evaluation")[0] for name in ("pictures", "stored"))
+    assert stored["loss"] == pytest.approx(pictures["loss"], rel=1e-4)
+
+    run_here(monkeypatch, *cached, "--output_dir", tmp_path / "learned", "--learning_rate", "0.1")
+    before = ButdForConditionalGeneration.from_pretrained(first_run / "best").state_dict()
+    after = ButdForConditionalGeneration.from_pretrained(tmp_path / "learned" / "best").state_dict()
+    backbone = "model.bottom_up.backbone._backbone."
+    changed = {name.removeprefix(backbone) for name in before if not torch.equal(before[name], after[name])}
+    assert "blocks.4.0.conv_pw.weight" in changed
+    assert not any(name.startswith(("conv_stem", "blocks.0", "blocks.1")) for name in changed)
+
+
 def test_impossible_options_are_refused(data, tmp_path, monkeypatch):
     options = ["--data", data, "--output_dir", tmp_path / "run", *TINY, *SHORT]
-    with pytest.raises(ValueError, match="--cache needs --freeze all"):
+    with pytest.raises(ValueError, match="--cache needs frozen stages"):
         run_here(monkeypatch, *options, "--cache", tmp_path / "cache")
     with pytest.raises(ValueError, match="--freeze must be"):
         run_here(monkeypatch, *options, "--freeze", "some")

@@ -5,7 +5,13 @@ from torch import nn
 from transformers import TimmBackbone, TimmBackboneConfig
 
 from butd_hf.training.arguments import LoopArguments
-from butd_hf.training.optimizers import build_average, build_optimizer, build_scheduler, freeze_stages
+from butd_hf.training.optimizers import (
+    build_average,
+    build_optimizer,
+    build_scheduler,
+    freeze_depthwise,
+    freeze_stages,
+)
 
 
 STAGED = {
@@ -44,6 +50,14 @@ def test_none_all_and_too_many_stages():
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     with pytest.raises(ValueError, match="everything is frozen"):
         build_optimizer(backbone, LoopArguments(output_dir="x"))
+
+
+def test_depthwise_kernels_alone_are_frozen():
+    backbone = timm.create_model("test_efficientnet", features_only=True)
+    names = freeze_depthwise(backbone)
+    frozen = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
+    assert frozen == names and all("conv_dw" in name for name in names) and len(names) > 0
+    assert freeze_depthwise(timm.create_model("test_resnet", features_only=True)) == []
 
 
 def test_norms_biases_and_tied_embeddings_are_not_decayed():
