@@ -85,6 +85,9 @@ class CaptioningArguments:
 
     self_critical: bool = field(default=False, metadata={"help": "Reward whole captions by CIDEr-D; --init_from."})
     num_samples: int = field(default=5, metadata={"help": "Captions sampled per image, with --self_critical."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Of that sampling; lower after training with label smoothing, e.g. 0.6."}
+    )
 
     freeze: str = field(default="none", metadata={"help": "Backbone: all, none, or its N first stages."})
     freeze_depthwise: bool = field(
@@ -268,7 +271,13 @@ def main() -> None:
     train_dataset, eval_dataset = build_datasets(arguments, loop, model, processor, accelerator)
     task_class, own_settings = CaptioningTask, {}
     if arguments.self_critical:
-        task_class, own_settings = SelfCriticalTask, {"num_samples": arguments.num_samples}
+        task_class, own_settings = (
+            SelfCriticalTask,
+            {
+                "num_samples": arguments.num_samples,
+                "temperature": arguments.temperature,
+            },
+        )
     task = task_class(
         model,
         processor,

@@ -23,7 +23,8 @@ class SelfCriticalTask(CaptioningTask):
 
     Args:
         num_samples: Captions sampled per image, at least two.
-        temperature: Of the sampling.
+        temperature: Of the model that samples and learns. Below one, it says little of the odd words to which label
+            smoothing gave a share, and of which samples would otherwise be full.
 
     The other arguments are those of `CaptioningTask`.
     """
@@ -32,12 +33,19 @@ class SelfCriticalTask(CaptioningTask):
         super().__init__(*args, **kwargs)
         if num_samples < 2:
             raise ValueError(f"num_samples must be at least 2, to compare each with the others, got {num_samples}.")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}.")
         self.num_samples = num_samples
         self.temperature = temperature
         self.scorer = build_scorer(self.train_dataset)
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "kind": "self-critical captioning", "num_samples": self.num_samples}
+        return {
+            **super().settings(),
+            "kind": "self-critical captioning",
+            "num_samples": self.num_samples,
+            "temperature": self.temperature,
+        }
 
     def collate(self, examples: list[CaptionExample]) -> dict[str, torch.Tensor]:
         indices = torch.tensor([example.index for example in examples])
