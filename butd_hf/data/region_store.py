@@ -333,7 +333,8 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(content, sort_keys=True, default=str))
 
 
-NOT_CONTENT = frozenset({"transformers_version", "auto_map", "processor_class", "name_or_path"})
+# `dtype` is known only of loaded models, and the weights tell it
+NOT_CONTENT = frozenset({"dtype", "transformers_version", "auto_map", "processor_class", "name_or_path"})
 
 
 def is_current(path: Path, fingerprint: dict[str, Any]) -> bool:

@@ -105,6 +105,14 @@ def test_a_current_store_is_used_and_a_stale_one_replaced(bottom_up, images, tmp
     assert len(RegionStore.open(path)) == 5
 
 
+def test_a_loaded_model_uses_the_store_of_the_one_that_was_saved(bottom_up, images, tmp_path):
+    extract_regions(bottom_up, GridProcessor(), images, tmp_path / "store")
+    bottom_up.config.dtype = torch.float32  # what loading tells a config
+    processor = GridProcessor()
+    extract_regions(bottom_up, processor, images, tmp_path / "store")
+    assert processor.calls == 0
+
+
 def test_an_interrupted_extraction_is_no_store(bottom_up, images, tmp_path):
     path = tmp_path / "store"
     broken = [*images, ("broken", str(tmp_path / "broken.png"))]
