@@ -123,8 +123,7 @@ class ButdForObjectDetection(ButdPreTrainedModel):
         decoded = self.top_down(found.regions, found.pyramid, output_attentions, output_hidden_states)
         loss, loss_dict = None, None
         if targets is not None:
-            with torch.autocast(pixel_values.device.type, enabled=False):
-                loss, loss_dict = self.loss(found, decoded, targets)
+            loss, loss_dict = self.loss(found, decoded, targets)
         return self.output(found, decoded, loss=loss, loss_dict=loss_dict)
 
     def output(self, found: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, **fields):

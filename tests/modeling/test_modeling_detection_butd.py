@@ -41,7 +41,7 @@ def build(model_class: type = ButdForInstanceSegmentation, bottom_up: dict | Non
     with torch.no_grad():
         for layer in model.top_down.layers:  # as if it had learned to move boxes
             layer.box_out_proj.weight.normal_(std=0.05)
-            layer.class_proj.weight.normal_(std=1.0)
+            layer.class_proj.weight.normal_(std=0.3)
     return model.eval()
 
 
@@ -193,7 +193,7 @@ def test_nothing_found_in_a_crowd_is_wrong():
     crowd["boxes"] = torch.tensor([[0.5, 0.5, 1.0, 1.0]])
     crowd["iscrowd"] = torch.tensor([1])
     without, within = loss_of(model, [empty]).loss_dict, loss_of(model, [crowd]).loss_dict
-    assert without["loss_ce"] > 1e-4 and without["loss_objectness"] > 1e-4
+    assert without["loss_ce"] > 1e-3
     assert within["loss_ce"] < 1e-8
     # cells whose box lies mostly outside the image may still be wrong
     assert within["loss_objectness"] < without["loss_objectness"]
