@@ -32,6 +32,9 @@ TASK_PIPELINES = {
     },
 }
 
+# auto class -> an older name of it, under which a pipeline looks for a checkpoint's code
+OLDER_AUTO_CLASSES = {"AutoModelForInstanceSegmentation": "AutoModelForImageSegmentation"}
+
 PYRAMID_INDICES = (-3, -2, -1)  # strides 8, 16 and 32 of the usual backbones
 
 
@@ -279,6 +282,10 @@ class ButdConfig(PreTrainedConfig):
         # loading a model tells its dtype to the halves, building one doesn't; their files look the same
         for name in self.sub_configs:
             output[name]["dtype"] = output["dtype"] or output[name]["dtype"]
+        auto_map = output.get("auto_map") or {}
+        for name, older_name in OLDER_AUTO_CLASSES.items():
+            if name in auto_map:
+                output["auto_map"] = auto_map = {**auto_map, older_name: auto_map[name]}
         if pipelines := self._task_pipelines():
             output["custom_pipelines"] = pipelines
         return output
