@@ -122,9 +122,7 @@ class ButdBottomUp(nn.Module):
             rows = (group_of_image == group).nonzero()[:, 0]
             yield rows, pixel_values[rows, :, :height, :width]
 
-    def look(
-        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None
-    ) -> tuple[ButdPyramid, ButdCandidates]:
+    def look(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> tuple[ButdPyramid, ButdCandidates]:
         """The pyramid of a batch, and what its cells propose, with the learned selector."""
         pyramids, candidates, order = [], [], []
         for rows, image in self.images_by_size(pixel_values, pixel_mask):

@@ -91,7 +91,9 @@ class ButdBottomUpConfig(PreTrainedConfig):
     nms_threshold: float = 0.5
     window_sizes: list[float] | tuple[float, ...] = (0.2, 0.3, 0.45, 0.7, 1.0)  # near-geometric, a child to a scene
     keep_whole_image: bool = True  # a scene has no centre-surround contrast, yet captions name it
-    fpn_size: int = 128  # the head costs its square; half of Lin et al.'s 256 keeps selection cheaper than the backbone
+    fpn_size: int = (
+        128  # the head costs its square; half of Lin et al.'s 256 keeps selection cheaper than the backbone
+    )
     num_candidates: int = 512  # an object has about ten near-copies, and 36 regions must remain
     region_head_size: int = 256
     num_region_labels: int = 0  # saliency needs no classes
@@ -296,7 +298,9 @@ class ButdConfig(PreTrainedConfig):
 
     def validate_detection(self):
         """Checks ranges; called by `@strict` after the types."""
-        _require(self, "class_cost", self.class_cost + self.bbox_cost + self.giou_cost > 0, "positive, or another cost")
+        _require(
+            self, "class_cost", self.class_cost + self.bbox_cost + self.giou_cost > 0, "positive, or another cost"
+        )
         for field in ("class_cost", "bbox_cost", "giou_cost", "one_to_many"):
             _require(self, field, getattr(self, field) >= 0, "zero or positive")
         _require(self, "mask_size", self.mask_size > 0 and self.mask_size % 2 == 0, "even and positive")

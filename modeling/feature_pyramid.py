@@ -142,9 +142,7 @@ class ButdFeaturePyramid(nn.Module):
         levels = self.network(OrderedDict((str(level), feature_map) for level, feature_map in enumerate(maps)))
         sizes = [list(feature_map.shape[-2:]) for feature_map in (*maps, maps[-1])]
         sizes = torch.tensor(sizes, device=maps[0].device)  # (num_levels + 1, 2)
-        return ButdPyramid(
-            maps=tuple(levels.values()), deepest=maps[-1], sizes=sizes.expand(maps[0].shape[0], -1, -1)
-        )
+        return ButdPyramid(maps=tuple(levels.values()), deepest=maps[-1], sizes=sizes.expand(maps[0].shape[0], -1, -1))
 
 
 __all__ = [

@@ -103,9 +103,7 @@ class ButdSetLoss:
         return losses, matches
 
     @torch.no_grad()
-    def excused(
-        self, outputs: dict[str, torch.Tensor], targets: list[ButdTarget], matches: Matches
-    ) -> torch.Tensor:
+    def excused(self, outputs: dict[str, torch.Tensor], targets: list[ButdTarget], matches: Matches) -> torch.Tensor:
         """True at unmatched queries in a crowd: `(batch_size, num_queries, 1)`."""
         excused = torch.zeros(outputs["logits"].shape[:2], dtype=torch.bool, device=outputs["logits"].device)
         for row, (target, (queries, _)) in enumerate(zip(targets, matches, strict=True)):

@@ -117,7 +117,9 @@ class ButdForObjectDetection(ButdPreTrainedModel):
         targets = None
         if labels is not None:
             if len(labels) != pixel_values.shape[0]:
-                raise ValueError(f"`labels` has {len(labels)} entries, expected one for each of the {len(pixel_values)} images.")
+                raise ValueError(
+                    f"`labels` has {len(labels)} entries, expected one for each of the {len(pixel_values)} images."
+                )
             targets = prepare_targets(labels, self.config.num_labels)
         found = self.bottom_up.find(pixel_values, pixel_mask, region_boxes, region_mask, targets)
         decoded = self.top_down(found.regions, found.pyramid, output_attentions, output_hidden_states)
@@ -136,6 +138,7 @@ class ButdForObjectDetection(ButdPreTrainedModel):
         ]
         return {
             **said[-1],
+            # CODEPATH: none for checkpoints trained by their last layer alone
             "auxiliary_outputs": said[:-1] if self.config.auxiliary_loss else None,
             "last_hidden_state": decoded.last_hidden_state,
             "hidden_states": decoded.hidden_states,
@@ -150,6 +153,7 @@ class ButdForObjectDetection(ButdPreTrainedModel):
         set_loss = ButdSetLoss(self.config)
         losses, matches = self.layer_losses(set_loss, decoded, found.regions.mask, targets)
         losses.update(self.task_losses(found, decoded, targets, matches))
+        # CODEPATH: in training only; 0 for checkpoints trained one to one alone
         if self.training and self.config.one_to_many > 0:
             # a pass of its own: beside noised labels, proposals would learn to leave all objects to those
             regions = found.regions if found.noised is None else join_regions(found.regions, found.noised)
@@ -173,6 +177,7 @@ class ButdForObjectDetection(ButdPreTrainedModel):
         """Losses of each layer by name, and the matches of the last."""
         losses, last = {}, len(decoded.logits) - 1
         for layer, (logits, boxes) in enumerate(zip(decoded.logits, decoded.boxes, strict=True)):
+            # CODEPATH: the last layer always; those before unless a checkpoint is trained by its last alone
             if layer == last or self.config.auxiliary_loss:
                 parts, matches = set_loss(logits, boxes, present, targets, copies)
                 losses.update({name if layer == last else f"{name}_{layer}": part for name, part in parts.items()})

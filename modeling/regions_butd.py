@@ -77,9 +77,7 @@ def concatenate_regions(groups: list[ModelOutput], order: torch.LongTensor) -> M
 
 def join_regions(regions: ButdRegions, others: ButdRegions) -> ButdRegions:
     """Regions and others of the same images behind them, with the fields that both have."""
-    return ButdRegions(
-        **{name: torch.cat([regions[name], others[name]], dim=1) for name in regions if name in others}
-    )
+    return ButdRegions(**{name: torch.cat([regions[name], others[name]], dim=1) for name in regions if name in others})
 
 
 def select_regions(

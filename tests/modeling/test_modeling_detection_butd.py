@@ -129,7 +129,9 @@ def test_every_loss_is_named():
     model = build(ButdForInstanceSegmentation, heads).train()
     names = set(loss_of(model, [some_labels(3)]).loss_dict)
     bottom_up = {"objectness", "proposal_box", "region_box", "region_class", "attribute", "region_mask"}
-    layers = {f"{name}{layer}{many}" for name in ("ce", "bbox", "giou") for layer in ("", "_0") for many in ("", "_many")}
+    layers = {
+        f"{name}{layer}{many}" for name in ("ce", "bbox", "giou") for layer in ("", "_0") for many in ("", "_many")
+    }
     assert names == {f"loss_{name}" for name in bottom_up | layers | {"mask", "dice"}}
 
     plain = build(ButdForObjectDetection, auxiliary_loss=False, one_to_many=0).train()

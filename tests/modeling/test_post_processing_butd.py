@@ -97,7 +97,12 @@ def checkpoints(tmp_path_factory) -> dict[str, str]:
     ):
         torch.manual_seed(0)
         config = butd_hf.ButdConfig(
-            bottom_up_config={"backbone": "test_efficientnet", "num_regions": 6, "fpn_size": 16, "region_head_size": 8},
+            bottom_up_config={
+                "backbone": "test_efficientnet",
+                "num_regions": 6,
+                "fpn_size": 16,
+                "region_head_size": 8,
+            },
             top_down_config={
                 "hidden_size": 16,
                 "num_hidden_layers": 1,
