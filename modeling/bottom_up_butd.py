@@ -98,8 +98,7 @@ class ButdBottomUp(nn.Module):
         if isinstance(self.selector, ButdRpnSelector):
             pyramid, candidates = self.look(pixel_values, pixel_mask)
             if region_boxes is None:
-                boxes, saliency, mask = self.selector.whole_image(*self.selector.select(candidates))
-                return self.selector.region_head(pyramid, boxes, saliency, mask, refine=saliency > 0)[0]
+                return self.selector.describe(pyramid, candidates)
             return self.given_regions(pyramid, region_boxes, region_mask)
         groups, order = [], []
         for rows, image in self.images_by_size(pixel_values, pixel_mask):

@@ -124,6 +124,16 @@ class ButdRpnSelector(nn.Module):
         self.proposal_head = ButdProposalHead(config)
         self.region_head = ButdRegionHead(config, deepest_size=channels[-1])
 
+    def forward(self, maps: list[torch.Tensor]) -> ButdRegions:
+        """Regions of images of one size, without padding."""
+        pyramid, candidates = self.look(maps)
+        return self.describe(pyramid, candidates)
+
+    def describe(self, pyramid: ButdPyramid, candidates: ButdCandidates) -> ButdRegions:
+        """The best candidates as regions, and the cells of the whole image behind them."""
+        boxes, saliency, mask = self.whole_image(*self.select(candidates))
+        return self.region_head(pyramid, boxes, saliency, mask, refine=saliency > 0)[0]
+
     def look(self, maps: list[torch.Tensor]) -> tuple[ButdPyramid, ButdCandidates]:
         """The pyramid of images of one size, without padding, and what its cells propose."""
         pyramid = self.pyramid(maps)
