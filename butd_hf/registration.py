@@ -27,6 +27,10 @@ CLASSES = {
     "AutoConfig": ("configuration_butd.ButdConfig",),
     "AutoModel": ("modeling_butd.ButdModel",),
     "AutoModelForImageTextToText": ("modeling_butd.ButdForConditionalGeneration",),
+    # the pipeline knows but this older name; a class is saved under the last that it is registered with
+    "AutoModelForImageSegmentation": ("modeling_detection_butd.ButdForInstanceSegmentation",),
+    "AutoModelForInstanceSegmentation": ("modeling_detection_butd.ButdForInstanceSegmentation",),
+    "AutoModelForObjectDetection": ("modeling_detection_butd.ButdForObjectDetection",),
     "AutoImageProcessor": ("image_processing_butd.ButdImageProcessor",),
     "AutoProcessor": ("processing_butd.ButdProcessor",),
 }

@@ -115,9 +115,10 @@ class PictureToCaption:
         with stages.time("preprocessing"):
             inputs = self.processor(images=self.image, return_tensors="pt")
         with stages.time("backbone"):
-            feature_map = bottom_up.feature_map(inputs["pixel_values"])
+            learned = bottom_up.config.selector == "rpn"  # which takes the maps as they are
+            seen = (bottom_up.feature_maps if learned else bottom_up.feature_map)(inputs["pixel_values"])
         with stages.time("selection"):
-            regions = bottom_up.selector(feature_map)
+            regions = bottom_up.selector(seen)
         with stages.time("memory"):
             memory = top_down.memorize(regions)
         encoded = ButdEncoderOutput(last_hidden_state=memory.hidden_states, regions=regions, memory=memory)

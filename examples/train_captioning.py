@@ -161,7 +161,9 @@ def build_config(arguments: CaptioningArguments) -> ButdConfig:
     if arguments.init_from is not None:
         config = ButdConfig.from_pretrained(arguments.init_from)
     else:
-        config = ButdConfig(bottom_up_config={"backbone": arguments.backbone})
+        # captions alone don't teach where objects are: the learned selector comes with `init_from`, or when asked for
+        selector = arguments.selector or "saliency"
+        config = ButdConfig(bottom_up_config={"backbone": arguments.backbone, "selector": selector})
     asked = {
         "bottom_up_config": {"selector": arguments.selector, "num_regions": arguments.num_regions},
         "top_down_config": {

@@ -48,6 +48,14 @@ class ButdPreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["ButdDecoderLayer", "ButdRegionLayer"]
     _skip_keys_device_placement: ClassVar[list[str]] = ["cache", "encoder_outputs"]
 
+    def initialize_weights(self):
+        super().initialize_weights()
+        # of code outside transformers, `_init_weights` sees only modules that hold parameters themselves; those below
+        # know better for some of their parts, and leave loaded ones alone
+        for module in self.modules():
+            if hasattr(module, "init_own_weights"):
+                module.init_own_weights()
+
 
 # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 class ButdModel(ButdPreTrainedModel):

@@ -124,3 +124,62 @@ def test_installed_package_comes_before_the_folder(tiny_checkpoint):
 def test_models_without_a_pipeline_of_their_own_offer_none(tmp_path, tiny_checkpoint):
     butd_hf.ButdModel.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
     assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
+
+
+DETECTION_WITHOUT_PACKAGE = """
+import json, sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "butd_hf":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+from transformers import AutoModelForInstanceSegmentation, AutoModelForObjectDetection, pipeline
+
+folder, picture, output = sys.argv[1:]
+trust = {"trust_remote_code": True}
+boxes = pipeline("object-detection", model=f"{folder}/object", device="cpu", **trust)(picture, threshold=0.5)
+segmenter = pipeline("image-segmentation", model=f"{folder}/instance", device="cpu", **trust)
+masks = segmenter(picture, threshold=0.5, overlap_mask_area_threshold=0.0, mask_threshold=0.1)
+AutoModelForObjectDetection.from_pretrained(f"{folder}/object", **trust).save_pretrained(f"{output}/object")
+AutoModelForInstanceSegmentation.from_pretrained(f"{folder}/instance", **trust).save_pretrained(f"{output}/instance")
+assert "butd_hf" not in sys.modules
+Path(output, "result.json").write_text(json.dumps([boxes, [[mask["label"], mask["score"]] for mask in masks]]))
+"""
+
+
+def test_detectors_work_from_their_folders_alone(tmp_path, picture_paths):
+    pictures = butd_hf.ButdImageProcessor(size={"height": 64, "width": 64})
+    config = butd_hf.ButdConfig(
+        bottom_up_config={"backbone": "test_efficientnet", "num_regions": 6, "fpn_size": 16, "region_head_size": 8},
+        top_down_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    )
+    for name, model_class in (
+        ("object", butd_hf.ButdForObjectDetection),
+        ("instance", butd_hf.ButdForInstanceSegmentation),
+    ):
+        model = model_class(config)
+        model.top_down.layers[-1].class_proj.bias.data.fill_(3.0)  # believes in something everywhere
+        model.save_pretrained(tmp_path / name)
+        pictures.save_pretrained(tmp_path / name)
+    output = tmp_path / "output"
+    output.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", DETECTION_WITHOUT_PACKAGE, str(tmp_path), picture_paths[0], str(output)],
+        capture_output=True,
+        text=True,
+        cwd=output,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    boxes, masks = json.loads((output / "result.json").read_text())
+    detector = pipeline("object-detection", model=str(tmp_path / "object"), device="cpu")
+    assert boxes and boxes == detector(picture_paths[0], threshold=0.5)
+    assert masks
+    for name in ("object", "instance"):
+        for file in (output / name).iterdir():
+            assert file.is_dir() or file.read_bytes() == (tmp_path / name / file.name).read_bytes(), file

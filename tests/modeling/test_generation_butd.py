@@ -142,7 +142,7 @@ def test_an_image_is_encoded_once(model, strategy):
     decoder, selection = model.model.top_down, model.model.bottom_up
     with (
         mock.patch.object(decoder, "memorize", wraps=decoder.memorize) as memorize,
-        mock.patch.object(selection, "regions", wraps=selection.regions) as select,
+        mock.patch.object(selection, "feature_maps", wraps=selection.feature_maps) as select,
     ):
         model.generate(pixel_values=pixels(), **OPTIONS, **strategy)
     assert memorize.call_count == select.call_count == 1
