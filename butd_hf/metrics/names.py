@@ -9,4 +9,13 @@ METRIC_NAMES = {
     "meteor": "METEOR",
     "cider": "CIDEr-D",  # what the literature calls CIDEr
     "cider_original": "CIDEr (original)",
+    "box_ap": "box AP",
+    "box_ap50": "box AP50",
+    "box_ap75": "box AP75",
+    "box_ap50_common": "box AP50, common classes",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP50",
+    "mask_ap75": "mask AP75",
+    "mask_ap50_common": "mask AP50, common classes",
+    "recall36": "recall of the best 36 regions",
 }
