@@ -230,7 +230,7 @@ def cropped(sample: Sample, top: int, left: int, height: int, width: int) -> Sam
 
 def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample:
     """Four samples around a random point of a square of `size` pixels, each covering its quarter (YOLOv4)."""
-    across, down = (int(round(size * rng.uniform(0.3, 0.7))) for _ in range(2))
+    across, down = (round(size * rng.uniform(0.3, 0.7)) for _ in range(2))
     tiles = []
     for place, sample in enumerate(samples):
         height = down if place < 2 else size - down
