@@ -19,6 +19,8 @@ _MODULES = {
     "ButdBottomUpConfig": "configuration_butd",
     "ButdConfig": "configuration_butd",
     "ButdForConditionalGeneration": "modeling_butd",
+    "ButdForInstanceSegmentation": "modeling_detection_butd",
+    "ButdForObjectDetection": "modeling_detection_butd",
     "ButdImageProcessor": "image_processing_butd",
     "ButdModel": "modeling_butd",
     "ButdProcessor": "processing_butd",

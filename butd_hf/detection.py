@@ -91,8 +91,12 @@ def read_objects(
     """
     if not masks:
         found = image_processor.post_process_object_detection(outputs, threshold=threshold, target_sizes=list(sizes))
-        return [ImageObjects(*(each[name].float().cpu().numpy() for name in ("boxes", "scores")),
-                             each["labels"].cpu().numpy()) for each in found]
+        return [
+            ImageObjects(
+                *(each[name].float().cpu().numpy() for name in ("boxes", "scores")), each["labels"].cpu().numpy()
+            )
+            for each in found
+        ]
     segmented = image_processor.post_process_instance_segmentation(
         outputs,
         threshold=threshold,

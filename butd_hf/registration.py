@@ -27,6 +27,8 @@ CLASSES = {
     "AutoConfig": ("configuration_butd.ButdConfig",),
     "AutoModel": ("modeling_butd.ButdModel",),
     "AutoModelForImageTextToText": ("modeling_butd.ButdForConditionalGeneration",),
+    "AutoModelForInstanceSegmentation": ("modeling_detection_butd.ButdForInstanceSegmentation",),
+    "AutoModelForObjectDetection": ("modeling_detection_butd.ButdForObjectDetection",),
     "AutoImageProcessor": ("image_processing_butd.ButdImageProcessor",),
     "AutoProcessor": ("processing_butd.ButdProcessor",),
 }

@@ -13,6 +13,8 @@
 # limitations under the License.
 """The bottom-up half: a timm backbone, and a selector that ranks regions of its feature maps."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from timm.layers import Format
@@ -20,12 +22,16 @@ from torch import nn
 from transformers import TimmBackbone, TimmBackboneConfig
 
 from .bottom_up_grid import ButdGridSelector
+from .bottom_up_rpn import ButdBottomUpOutput, ButdCandidates, ButdRpnSelector
 from .bottom_up_saliency import ButdSaliencySelector
 from .configuration_butd import ButdBottomUpConfig
-from .regions_butd import ButdRegions, concatenate_regions, pool_regions
+from .feature_pyramid import ButdPyramid, join_pyramids
+from .losses_proposals import proposal_losses, region_losses
+from .regions_butd import ButdRegions, concatenate_regions, join_regions, pool_regions
+from .targets_butd import ButdTarget, noised_targets
 
 
-SELECTORS = {"grid": ButdGridSelector, "saliency": ButdSaliencySelector}
+SELECTORS = {"grid": ButdGridSelector, "saliency": ButdSaliencySelector, "rpn": ButdRpnSelector}
 
 # transformer backbones are built for one image size unless told otherwise, each family in its own words
 ANY_IMAGE_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -64,8 +70,12 @@ class ButdBottomUp(nn.Module):
         self.config = config
         self.backbone = build_backbone(config)
         self.channels_last = getattr(self.backbone._backbone, "output_fmt", "NCHW") == Format.NHWC
-        self.region_size = sum(self.backbone.channels)
-        self.selector = SELECTORS[config.selector](config)
+        if config.selector == "rpn":
+            self.selector = ButdRpnSelector(config, self.backbone.channels)
+            self.region_size = self.selector.region_head.region_size
+        else:
+            self.selector = SELECTORS[config.selector](config)
+            self.region_size = sum(self.backbone.channels)
 
     def forward(
         self,
@@ -85,18 +95,94 @@ class ButdBottomUp(nn.Module):
             region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where
                 `region_boxes` has a box; everywhere by default.
         """
-        if pixel_mask is None:
-            return self.regions(pixel_values, region_boxes, region_mask)
-        sizes = torch.stack([pixel_mask[:, :, 0].sum(dim=1), pixel_mask[:, 0].sum(dim=1)], dim=1)  # (batch_size, 2)
-        distinct_sizes, group_of_image = sizes.unique(dim=0, return_inverse=True)
+        if isinstance(self.selector, ButdRpnSelector):
+            pyramid, candidates = self.look(pixel_values, pixel_mask)
+            if region_boxes is None:
+                boxes, saliency, mask = self.selector.whole_image(*self.selector.select(candidates))
+                return self.selector.region_head(pyramid, boxes, saliency, mask, refine=saliency > 0)[0]
+            return self.given_regions(pyramid, region_boxes, region_mask)
         groups, order = [], []
-        for group, (height, width) in enumerate(distinct_sizes.tolist()):
-            rows = (group_of_image == group).nonzero()[:, 0]
+        for rows, image in self.images_by_size(pixel_values, pixel_mask):
             order.append(rows)
             boxes = region_boxes[rows] if region_boxes is not None else None
             mask = region_mask[rows] if region_mask is not None else None
-            groups.append(self.regions(pixel_values[rows, :, :height, :width], boxes, mask))
+            groups.append(self.regions(image, boxes, mask))
         return concatenate_regions(groups, torch.cat(order).argsort())
+
+    def images_by_size(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images of one size at a time, without padding, and which rows of the batch they are."""
+        if pixel_mask is None:
+            yield torch.arange(pixel_values.shape[0], device=pixel_values.device), pixel_values
+            return
+        sizes = torch.stack([pixel_mask[:, :, 0].sum(dim=1), pixel_mask[:, 0].sum(dim=1)], dim=1)  # (batch_size, 2)
+        distinct_sizes, group_of_image = sizes.unique(dim=0, return_inverse=True)
+        for group, (height, width) in enumerate(distinct_sizes.tolist()):
+            rows = (group_of_image == group).nonzero()[:, 0]
+            yield rows, pixel_values[rows, :, :height, :width]
+
+    def look(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None
+    ) -> tuple[ButdPyramid, ButdCandidates]:
+        """The pyramid of a batch, and what its cells propose, with the learned selector."""
+        pyramids, candidates, order = [], [], []
+        for rows, image in self.images_by_size(pixel_values, pixel_mask):
+            pyramid, proposed = self.selector.look(self.feature_maps(image))
+            order.append(rows)
+            pyramids.append(pyramid)
+            candidates.append(proposed)
+        order = torch.cat(order).argsort()
+        return join_pyramids(pyramids, order), concatenate_regions(candidates, order)
+
+    def find(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_mask: torch.Tensor | None = None,
+        region_boxes: torch.Tensor | None = None,
+        region_mask: torch.Tensor | None = None,
+        targets: list[ButdTarget] | None = None,
+    ) -> ButdBottomUpOutput:
+        """
+        Regions with all that detection needs besides, with the learned selector only.
+
+        Args:
+            targets (`list[ButdTarget]`, *optional*): What is to be found in each image, see `prepare_targets`. The
+                output then has the losses, and in training also regions at noised boxes of the targets.
+
+        See `forward` for the other arguments.
+        """
+        pyramid, candidates = self.look(pixel_values, pixel_mask)
+        head = self.selector.region_head
+        if region_boxes is not None:
+            regions = self.given_regions(pyramid, region_boxes, region_mask)
+            return ButdBottomUpOutput(regions=regions, pyramid=pyramid)
+        proposals, saliency, mask = self.selector.select(candidates)
+        regions, deltas = head(pyramid, proposals, saliency, mask)
+        if targets is None:
+            return ButdBottomUpOutput(regions=regions, pyramid=pyramid)
+
+        noised, learning = None, (proposals, deltas, regions)
+        if self.training and self.config.num_noised_boxes > 0 and any(len(target.boxes) for target in targets):
+            boxes, mask = noised_targets(targets, self.config.num_noised_boxes, self.config.box_noise)
+            noised, noised_deltas = head(pyramid, boxes, mask.float(), mask)
+            learning = (
+                torch.cat([proposals, boxes], dim=1),  # (batch_size, num_regions + num_noised, 4)
+                torch.cat([deltas, noised_deltas], dim=1),
+                join_regions(regions, noised),
+            )
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            losses = proposal_losses(candidates, targets)
+        losses.update(region_losses(head, pyramid, *learning, targets))
+        return ButdBottomUpOutput(regions=regions, pyramid=pyramid, noised=noised, loss_dict=losses)
+
+    def given_regions(self, pyramid: ButdPyramid, boxes: torch.Tensor, mask: torch.Tensor | None) -> ButdRegions:
+        """Regions of the learned selector at given boxes, which stay as they are."""
+        if mask is None:
+            mask = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+        boxes = boxes.float() * mask[..., None]
+        # whoever gave the boxes ranked them
+        return self.selector.region_head(pyramid, boxes, mask.float(), mask, refine=torch.zeros_like(mask))[0]
 
     def regions(
         self, pixel_values: torch.Tensor, boxes: torch.Tensor | None, mask: torch.Tensor | None
@@ -115,11 +201,16 @@ class ButdBottomUp(nn.Module):
             mask=mask,
         )
 
-    def feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """One map from the backbone's: the finer ones averaged down to the coarsest, all concatenated."""
+    def feature_maps(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """The backbone's maps of images of one size, each `(batch_size, num_channels, height, width)`."""
         maps = self.backbone(pixel_values).feature_maps
         if self.channels_last:  # Swin and its kin
             maps = [feature_map.permute(0, 3, 1, 2) for feature_map in maps]  # (batch_size, channels, height, width)
+        return list(maps)
+
+    def feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """One map from the backbone's: the finer ones averaged down to the coarsest, all concatenated."""
+        maps = self.feature_maps(pixel_values)
         coarsest = min(maps, key=lambda feature_map: feature_map.shape[-1] * feature_map.shape[-2]).shape[-2:]
         resized = [F.adaptive_avg_pool2d(feature_map, coarsest) for feature_map in maps]
         return torch.cat(resized, dim=1)  # (batch_size, region_size, height, width)

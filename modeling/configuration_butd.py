@@ -32,6 +32,8 @@ TASK_PIPELINES = {
     },
 }
 
+PYRAMID_INDICES = (-3, -2, -1)  # strides 8, 16 and 32 of the usual backbones
+
 
 def _require(owner: PreTrainedConfig, field: str, holds: bool, expected: str) -> None:
     if not holds:
@@ -46,10 +48,12 @@ class ButdBottomUpConfig(PreTrainedConfig):
 
     Args:
         backbone (`str`): Name of any timm model that supports `features_only`.
-        out_indices (`list[int]`): Which of the backbone's feature maps are used. Several maps are averaged down to
-            the coarsest of them and concatenated.
-        selector (`"grid"` or `"saliency"`): `"grid"` keeps every cell of the feature map; `"saliency"` scores
-            multi-scale windows by centre-surround contrast and keeps the best, without training.
+        out_indices (`list[int]`, *optional*): Which of the backbone's feature maps are used: by default the three
+            coarsest for `"rpn"`, which makes a pyramid of them, and the coarsest for the others, which average
+            several maps down to the coarsest of them and concatenate them.
+        selector (`"grid"`, `"saliency"` or `"rpn"`): `"grid"` keeps every cell of the feature map; `"saliency"`
+            scores multi-scale windows by centre-surround contrast and keeps the best, without training; `"rpn"`
+            proposes boxes by learned objectness.
         num_regions (`int`): At most this many regions are kept per image (`"grid"` keeps every cell).
         min_regions (`int`): At least this many are kept (never more than `num_regions`), however low they
             score.
@@ -57,6 +61,16 @@ class ButdBottomUpConfig(PreTrainedConfig):
         nms_threshold (`float`): Intersection over union in (0, 1] above which the lower ranked of two is dropped.
         window_sizes (`list[float]`): Window sides tried by `"saliency"`, as fractions of the image side.
         keep_whole_image (`bool`): Whether `"saliency"` keeps the whole image as one of its regions.
+        fpn_size (`int`): Channels of the feature pyramid of `"rpn"`, a multiple of 8.
+        num_candidates (`int`): Boxes of `"rpn"` that enter non-maximum suppression, the best of all.
+        region_head_size (`int`): Width of what the region head of `"rpn"` adds to the backbone's own feature.
+        num_region_labels (`int`): Object classes that the region head tells apart; 0 for none.
+        num_region_attributes (`int`): Attributes that the region head tells apart; 0 for none.
+        region_mask_size (`int`): Side of the soft mask that the region head draws in each box, even; 0 for none.
+        image_grid_size (`int`): `"rpn"` adds the cells of a grid of this many rows and columns over the whole image
+            to its regions, beyond `num_regions` and with saliency 0; 0 for none.
+        num_noised_boxes (`int`): Noised copies of each labelled box that join the proposals of `"rpn"` in training.
+        box_noise (`float`): How far noise moves and scales them, as a fraction of their size in [0, 1).
         freeze_batch_norm (`bool`): Whether batch norm keeps its statistics and affine parameters in training.
         backbone_kwargs (`dict`): Further arguments of `timm.create_model`.
     """
@@ -65,19 +79,30 @@ class ButdBottomUpConfig(PreTrainedConfig):
     base_config_key = "bottom_up_config"
 
     backbone: str = "tf_efficientnet_lite2"
-    out_indices: list[int] | tuple[int, ...] = (-1,)
+    out_indices: list[int] | tuple[int, ...] | None = None
     num_channels: int = 3
-    selector: Literal["grid", "saliency"] = "saliency"
+    selector: Literal["grid", "saliency", "rpn"] = "rpn"
     num_regions: int = 36  # as in the original bottom-up features
     min_regions: int = 10  # the original kept 10 to 100
     score_threshold: float = 0.0
     nms_threshold: float = 0.5
     window_sizes: list[float] | tuple[float, ...] = (0.2, 0.3, 0.45, 0.7, 1.0)  # near-geometric, a child to a scene
     keep_whole_image: bool = True  # a scene has no centre-surround contrast, yet captions name it
+    fpn_size: int = 128  # the head costs its square; half of Lin et al.'s 256 keeps selection cheaper than the backbone
+    num_candidates: int = 512  # an object has about ten near-copies, and 36 regions must remain
+    region_head_size: int = 256
+    num_region_labels: int = 0  # saliency needs no classes
+    num_region_attributes: int = 0
+    region_mask_size: int = 0
+    image_grid_size: int = 0
+    num_noised_boxes: int = 2  # early proposals miss most objects, which would then teach the heads nothing
+    box_noise: float = 0.4  # most copies overlap their box by more than half, as good proposals do
     freeze_batch_norm: bool = True  # batches of region data are small and unlike ImageNet's
     backbone_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
+        if self.out_indices is None:
+            self.out_indices = PYRAMID_INDICES if self.selector == "rpn" else (-1,)
         self.out_indices = list(self.out_indices)
         self.window_sizes = list(self.window_sizes)
         super().__post_init__(**kwargs)
@@ -91,6 +116,14 @@ class ButdBottomUpConfig(PreTrainedConfig):
         _require(self, "nms_threshold", 0.0 < self.nms_threshold <= 1.0, "in (0, 1]")
         in_range = len(self.window_sizes) > 0 and all(0.0 < size <= 1.0 for size in self.window_sizes)
         _require(self, "window_sizes", in_range, "a non-empty list of fractions in (0, 1]")
+        _require(self, "fpn_size", self.fpn_size > 0 and self.fpn_size % 8 == 0, "a positive multiple of 8")
+        _require(self, "num_candidates", self.num_candidates > 0, "positive")
+        _require(self, "region_head_size", self.region_head_size > 0, "positive")
+        for field in ("num_region_labels", "num_region_attributes", "image_grid_size", "num_noised_boxes"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        even = self.region_mask_size >= 0 and self.region_mask_size % 2 == 0
+        _require(self, "region_mask_size", even, "even, zero or positive")
+        _require(self, "box_noise", 0.0 <= self.box_noise < 1.0, "in [0, 1)")
 
 
 # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
@@ -162,6 +195,15 @@ class ButdConfig(PreTrainedConfig):
         bottom_up_config (`dict` or `ButdBottomUpConfig`): What proposes, ranks and pools regions.
         top_down_config (`dict` or `ButdTopDownConfig`): What attends to them.
         label_smoothing (`float`): Label smoothing of the token loss, in [0, 1).
+        class_cost, bbox_cost, giou_cost (`float`): Weights of class, L1 and generalised IoU when predictions are
+            matched with labelled objects.
+        class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient, mask_loss_coefficient,
+            dice_loss_coefficient (`float`): Weights of the losses of matched predictions.
+        bottom_up_loss_coefficient (`float`): Weight of the losses of proposals and of the region head.
+        auxiliary_loss (`bool`): Whether the decoder layers before the last are trained on the labels as well.
+        one_to_many (`int`): Predictions matched with each object in a second pass of training, over noised labels
+            and proposals; 0 to leave that pass out.
+        mask_size (`int`): Side of the mask that instance segmentation draws in each box, even.
         tie_word_embeddings (`bool`): Whether the output layer shares the word embeddings.
 
     Example:
@@ -182,6 +224,18 @@ class ButdConfig(PreTrainedConfig):
     bottom_up_config: dict | PreTrainedConfig | None = None
     top_down_config: dict | PreTrainedConfig | None = None
     label_smoothing: float = 0.0
+    class_cost: float = 2.0  # these and the coefficients: as in Deformable DETR and RT-DETR
+    bbox_cost: float = 5.0
+    giou_cost: float = 2.0
+    class_loss_coefficient: float = 1.0
+    bbox_loss_coefficient: float = 5.0
+    giou_loss_coefficient: float = 2.0
+    mask_loss_coefficient: float = 1.0
+    dice_loss_coefficient: float = 1.0
+    bottom_up_loss_coefficient: float = 1.0
+    auxiliary_loss: bool = True
+    one_to_many: int = 4  # one to one alone leaves too few positives to learn from on little data
+    mask_size: int = 28  # as in Mask R-CNN
     is_encoder_decoder: bool = True  # the image is encoded once, the text is decoded step by step
     tie_word_embeddings: bool = True
     pad_token_id: int | None = None
@@ -232,6 +286,13 @@ class ButdConfig(PreTrainedConfig):
     def validate_label_smoothing(self):
         """Checks the range; called by `@strict` after the types."""
         _require(self, "label_smoothing", 0.0 <= self.label_smoothing < 1.0, "in [0, 1)")
+
+    def validate_detection(self):
+        """Checks ranges; called by `@strict` after the types."""
+        _require(self, "class_cost", self.class_cost + self.bbox_cost + self.giou_cost > 0, "positive, or another cost")
+        for field in ("class_cost", "bbox_cost", "giou_cost", "one_to_many"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        _require(self, "mask_size", self.mask_size > 0 and self.mask_size % 2 == 0, "even and positive")
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The part of the config that describes text: always the top-down decoder's."""

@@ -32,6 +32,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, auto_docstring
 
 from .annotations_butd import labels_of_annotations, unpadded_sizes
+from .post_processing_butd import objects_in_pixels, segments_in_pixels
 
 
 DOWNLOAD_SECONDS = 30.0  # a server that stays silent this long is taken as failing
@@ -189,6 +190,77 @@ class ButdImageProcessor(TorchvisionBackend):
             height, width = _size_within(image.shape[-2], image.shape[-1], size, size_divisor)
             size = SizeDict(height=height, width=width)
         return super().resize(image, size=size, resample=resample, **kwargs)
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, torch.Tensor]]:
+        """
+        Objects of each image, best first. A box may come with several classes: each pair is scored by itself.
+
+        Args:
+            outputs (`ButdObjectDetectionOutput`): What the model returned for the batch.
+            threshold (`float`): Only pairs that score higher count.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original picture. Without, boxes are in [0, 1].
+            top_k (`int`): At most this many pairs of box and class per image.
+
+        Returns:
+            For each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) as `x0, y0, x1, y1` in pixels.
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch.
+        """
+        found = objects_in_pixels(outputs, threshold, target_sizes, top_k)
+        return [{name: objects[name] for name in ("scores", "labels", "boxes")} for objects in found]
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        return_coco_annotation: bool = False,
+        return_binary_maps: bool = False,
+        top_k: int = 100,
+    ) -> list[dict[str, Any]]:
+        """
+        Objects of each image as masks of its original size, best first.
+
+        Args:
+            outputs (`ButdInstanceSegmentationOutput`): What the model returned for the batch, in evaluation mode.
+            threshold (`float`): Only objects that score higher count.
+            mask_threshold (`float`): Pixels belong to an object above this probability.
+            overlap_mask_area_threshold (`float`): An object of which better ones cover more than the rest is left
+                out; only where objects may not overlap, that is with neither of the two options below.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original picture; those of the predicted masks by default.
+            return_coco_annotation (`bool`): Run-length encodings instead of a map, one per object, as those of
+                transformers: starts, from 1, and lengths of runs in row-major order.
+            return_binary_maps (`bool`): One boolean map per object instead of one map of all.
+            top_k (`int`): At most this many objects per image.
+
+        Returns:
+            For each image `segmentation`, an integer tensor (height, width) of ids with -1 where nothing is, or what
+            the two options say; and `segments_info`, a list of `{"id", "label_id", "score"}`.
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch, or both options were chosen.
+        """
+        return segments_in_pixels(
+            outputs,
+            threshold,
+            mask_threshold,
+            overlap_mask_area_threshold,
+            target_sizes,
+            return_coco_annotation,
+            return_binary_maps,
+            top_k,
+        )
 
     def _standardize_kwargs(self, size_divisor: int | None = None, **kwargs: Any) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)

@@ -48,6 +48,12 @@ class ButdPreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["ButdDecoderLayer", "ButdRegionLayer"]
     _skip_keys_device_placement: ClassVar[list[str]] = ["cache", "encoder_outputs"]
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if hasattr(module, "init_own_weights"):  # a module that knows better; its parts have been initialized before
+            module.init_own_weights()
+
 
 # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 class ButdModel(ButdPreTrainedModel):

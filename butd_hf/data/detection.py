@@ -135,7 +135,9 @@ def read_document(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise DetectionDataError(f"{file}, line {error.lineno}: not JSON ({error.msg}), expected {EXPECTED}.") from error
+        raise DetectionDataError(
+            f"{file}, line {error.lineno}: not JSON ({error.msg}), expected {EXPECTED}."
+        ) from error
     for name in ("images", "categories", "annotations"):
         if not isinstance(document, dict) or not isinstance(document.get(name), list):
             found = sorted(document) if isinstance(document, dict) else type(document).__name__
@@ -173,7 +175,9 @@ def read_rows(file: Path, document: dict[str, Any], categories: dict[int, str], 
                 "objects": [],
             }
         except (KeyError, TypeError, ValueError) as error:
-            raise DetectionDataError(f"{place}: expected id, file_name, width and height, got {image!r:.120}.") from error
+            raise DetectionDataError(
+                f"{place}: expected id, file_name, width and height, got {image!r:.120}."
+            ) from error
         if row["image_id"] in rows:
             raise DetectionDataError(f"{place}: the id {row['image_id']} occurs twice.")
         if min(row["width"], row["height"]) < 1:

@@ -162,9 +162,7 @@ class DetectionAugmentation:
         """Whether masks are needed even if only boxes are learned."""
         return "copy_paste" in self.names
 
-    def __call__(
-        self, sample: Sample, draw: Callable[[], Sample], size: int, rng: np.random.Generator
-    ) -> Sample:
+    def __call__(self, sample: Sample, draw: Callable[[], Sample], size: int, rng: np.random.Generator) -> Sample:
         """
         The changed sample. Call it within `seeded`: torchvision draws from torch's generator.
 

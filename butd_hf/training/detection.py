@@ -226,9 +226,7 @@ class DetectionTask(Task):
             read["masks"] = read_objects(
                 outputs, self.image_processor, sizes, threshold=EVALUATION_THRESHOLD, masks=True
             )
-        results = [
-            {kind: objects[row].as_prediction() for kind, objects in read.items()} for row in range(len(sizes))
-        ]
+        results = [{kind: objects[row].as_prediction() for kind, objects in read.items()} for row in range(len(sizes))]
         for result, regions, (height, width) in zip(results, read_regions(outputs.regions), sizes, strict=True):
             boxes = regions.boxes[:RECALLED_REGIONS] * [width, height, width, height]
             result["regions"] = boxes.round(2).tolist()
