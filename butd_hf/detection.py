@@ -10,7 +10,13 @@ from torch import nn
 from torchvision.ops import masks_to_boxes
 from transformers.image_utils import ImageInput
 
+from .metrics.average_precision import COMMON_BOXES, average_precision
+from .metrics.regions import region_recall
 from .modeling.image_processing_butd import ButdImageProcessor
+
+
+EVALUATION_THRESHOLD = 0.01  # AP counts all that is found; what scores less changes it by less than its noise
+RECALLED_REGIONS = 36  # as many as the bottom-up features of Anderson et al. have
 
 
 @dataclass
@@ -185,8 +191,53 @@ def reference_of(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def predictions_of(
+    outputs: Any, image_processor: ButdImageProcessor, sizes: Sequence[tuple[int, int]], *, masks: bool = False
+) -> list[dict[str, Any]]:
+    """
+    What an evaluation keeps of a batch: of each image its objects as `boxes`, in segmentation also as `masks`, each as
+    `ImageObjects.as_prediction` writes them, and the boxes of the best `regions` in pixels.
+    """
+    read = {"boxes": read_objects(outputs, image_processor, sizes, threshold=EVALUATION_THRESHOLD)}
+    if masks:
+        read["masks"] = read_objects(outputs, image_processor, sizes, threshold=EVALUATION_THRESHOLD, masks=True)
+    results = []
+    for row, (regions, (height, width)) in enumerate(zip(read_regions(outputs.regions), sizes, strict=True)):
+        result: dict[str, Any] = {kind: objects[row].as_prediction() for kind, objects in read.items()}
+        boxes = regions.boxes[:RECALLED_REGIONS] * [width, height, width, height]
+        results.append({**result, "regions": boxes.round(2).tolist()})
+    return results
+
+
+def score_predictions(
+    predictions: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
+    *,
+    names: Sequence[str],
+    masks: bool = False,
+    common: int = COMMON_BOXES,
+) -> dict[str, float]:
+    """
+    Scores what `predictions_of` kept of images, given as rows of what `load_detections` returns.
+
+    Returns:
+        The scores of `average_precision` of boxes and, in segmentation, of masks, and `recall36`, the class-agnostic
+        recall of the best 36 regions at IoU 0.5.
+    """
+    references = [reference_of(row) for row in rows]
+    boxes = [prediction["boxes"] for prediction in predictions]
+    scores = average_precision(boxes, references, names=names, common=common)
+    if masks:
+        segmented = [prediction["masks"] for prediction in predictions]
+        scores.update(average_precision(segmented, references, names=names, common=common, masks=True))
+    regions = [prediction["regions"] for prediction in predictions]
+    scores[f"recall{RECALLED_REGIONS}"] = region_recall(regions, references, num_regions=RECALLED_REGIONS)
+    return scores
+
+
 def prediction_line(row: dict[str, Any], prediction: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """What was found in an image, and what is there, as a line of a predictions file."""
+    """What `predictions_of` kept of an image, and what is there, as a line of a predictions file."""
+    regions, prediction = prediction["regions"], prediction.get("masks") or prediction["boxes"]
     masks = prediction["masks"] or [None] * len(prediction["boxes"])
     objects = [
         {"label": names[label], "score": score, "box": box, **({"mask": mask} if mask is not None else {})}
@@ -198,4 +249,4 @@ def prediction_line(row: dict[str, Any], prediction: dict[str, Any], names: Sequ
         {"label": names[each["label"]], "box": [round(side, 2) for side in each["box"]], "iscrowd": each["iscrowd"]}
         for each in row["objects"]
     ]
-    return {"image_id": row["image_id"], "objects": objects, "references": there}
+    return {"image_id": row["image_id"], "objects": objects, "references": there, "regions": regions}

@@ -56,8 +56,8 @@ def load_detections(
     mask None, which means that nobody drew it. Category ids become contiguous labels, in the order of the ids.
 
     Args:
-        path: A COCO-format JSON file, or a folder that holds `annotations.json`, or COCO's own `instances_*.json`, also
-            in its `annotations/`. An image's `split` counts, else a split in the name of the file, else `train`.
+        path: A COCO-format JSON file, or a folder that holds `annotations.json`, or COCO's `instances_*.json`, also in
+            its `annotations/`. An image's `split` counts, else a split in the name of the file, else `train`.
         split: Keep only this split; all of them by default.
         images: Folder of the image files. By default `images/` beside the file, or COCO's `train2017/` and the like.
         strict: Raise an error for a box without area instead of leaving it out.

@@ -15,16 +15,11 @@ from torch.utils.data import DataLoader, Subset
 
 from ..data.detection import label_names
 from ..data.detection_views import DetectionAugmentation, Sample, read_sample, seeded
-from ..detection import prediction_line, read_objects, read_regions, reference_of
-from ..metrics.average_precision import COMMON_BOXES, average_precision
-from ..metrics.regions import region_recall
+from ..detection import prediction_line, predictions_of, score_predictions
+from ..metrics.average_precision import COMMON_BOXES
 from ..modeling.annotations_butd import build_labels, unpadded_sizes
 from ..progress import images_progress
 from .task import Task
-
-
-EVALUATION_THRESHOLD = 0.01  # AP counts all that is found; what scores less changes it by less than its noise
-RECALLED_REGIONS = 36  # as the bottom-up features of Anderson et al.
 
 
 @dataclass
@@ -206,7 +201,8 @@ class DetectionTask(Task):
             for batch in loader:
                 outputs = model(**to_device(batch["inputs"], accelerator.device))
                 loss_sum += float(outputs.loss) * len(batch["indices"])
-                found.extend(zip(batch["indices"], self.predictions(outputs, batch["sizes"]), strict=True))
+                predictions = predictions_of(outputs, self.image_processor, batch["sizes"], masks=self.masks)
+                found.extend(zip(batch["indices"], predictions, strict=True))
                 progress.advance(bar, len(batch["indices"]))
         found = sorted(gather_object(found), key=lambda entry: entry[0])
         losses = gather_object([loss_sum])
@@ -215,42 +211,18 @@ class DetectionTask(Task):
             rows = [self.eval_dataset.table[index] for index, _ in found]
             predictions = [prediction for _, prediction in found]
             self.write_predictions(rows, predictions, folder / f"epoch-{epoch:03d}.jsonl")
-            scores = self.scores(predictions, [reference_of(row) for row in rows])
+            scores = score_predictions(
+                predictions, rows, names=self.eval_dataset.names, masks=self.masks, common=self.common
+            )
             scores["loss"] = sum(losses) / len(rows)
         return broadcast_object_list([scores])[0]
-
-    def predictions(self, outputs: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
-        """Objects as `boxes`, in segmentation also as `masks`, and `regions` in pixels, of each image of a batch."""
-        read = {"boxes": read_objects(outputs, self.image_processor, sizes, threshold=EVALUATION_THRESHOLD)}
-        if self.masks:
-            read["masks"] = read_objects(
-                outputs, self.image_processor, sizes, threshold=EVALUATION_THRESHOLD, masks=True
-            )
-        results = [{kind: objects[row].as_prediction() for kind, objects in read.items()} for row in range(len(sizes))]
-        for result, regions, (height, width) in zip(results, read_regions(outputs.regions), sizes, strict=True):
-            boxes = regions.boxes[:RECALLED_REGIONS] * [width, height, width, height]
-            result["regions"] = boxes.round(2).tolist()
-        return results
-
-    def scores(self, predictions: list[dict[str, Any]], references: list[dict[str, Any]]) -> dict[str, float]:
-        """What `evaluate` returns, but for the loss."""
-        names = self.eval_dataset.names
-        boxes = [prediction["boxes"] for prediction in predictions]
-        scores = average_precision(boxes, references, names=names, common=self.common)
-        if self.masks:
-            masks = [prediction["masks"] for prediction in predictions]
-            scores.update(average_precision(masks, references, names=names, common=self.common, masks=True))
-        regions = [prediction["regions"] for prediction in predictions]
-        scores[f"recall{RECALLED_REGIONS}"] = region_recall(regions, references, num_regions=RECALLED_REGIONS)
-        return scores
 
     def write_predictions(self, rows: list[dict], predictions: list[dict[str, Any]], file: Path) -> None:
         """A line per image: what was found, what is there, and the best regions."""
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(file, "w", encoding="utf-8") as opened:
             for row, prediction in zip(rows, predictions, strict=True):
-                objects = prediction["masks" if self.masks else "boxes"]
-                line = {**prediction_line(row, objects, self.eval_dataset.names), "regions": prediction["regions"]}
+                line = prediction_line(row, prediction, self.eval_dataset.names)
                 opened.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def save(self, model: nn.Module, folder: Path) -> None:
