@@ -232,8 +232,8 @@ def print_scores(scores: dict[str, float], *, as_json: bool, **settings: Any) ->
         numbers = {name: round(value, 4) if math.isfinite(value) else None for name, value in scores.items()}
         print_json({**settings, "metrics": numbers})
         return
-    from ..metrics.names import METRIC_NAMES
+    from ..metrics.names import metric_name
 
     title = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None)
-    rows = [[METRIC_NAMES.get(name, name), f"{value:.1f}"] for name, value in scores.items()]
+    rows = [[metric_name(name), f"{value:.1f}"] for name, value in scores.items()]
     print_table(["metric", "score"], rows, title=title)

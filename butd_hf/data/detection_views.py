@@ -175,7 +175,7 @@ class DetectionAugmentation:
         if "mosaic" in self.names and rng.random() < self.mosaic:
             sample = mosaic([sample, draw(), draw(), draw()], size, rng)
         elif "zoom_out" in self.names and rng.random() < 0.25:
-            sample = v2.RandomZoomOut(fill=GREY, side_range=(1.0, 2.0), p=1.0)(sample)
+            sample = v2.RandomZoomOut(fill={tv_tensors.Image: GREY, "others": 0}, side_range=(1.0, 2.0), p=1.0)(sample)
         elif "crop" in self.names and len(sample["labels"]):
             sample = v2.RandomIoUCrop(sampler_options=[0.3, 0.5, 0.7, 0.9, 1.0], trials=10)(sample)
             sample = cleaned(sample)

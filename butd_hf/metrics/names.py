@@ -19,3 +19,11 @@ METRIC_NAMES = {
     "mask_ap50_common": "mask AP50, common classes",
     "recall36": "recall of the best 36 regions",
 }
+
+
+def metric_name(metric: str) -> str:
+    """A metric as tables call it; `box_ap50_dog` is that of a class."""
+    for prefix in ("box_ap50_", "mask_ap50_"):
+        if metric.startswith(prefix) and metric not in METRIC_NAMES:
+            return f"{METRIC_NAMES[prefix[:-1]]}, {metric.removeprefix(prefix)}"
+    return METRIC_NAMES.get(metric, metric)
