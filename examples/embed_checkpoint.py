@@ -5,8 +5,8 @@ Make a trained checkpoint the package's embedded default of a task, with its car
     python examples/embed_checkpoint.py --task object-detection --runs RUN --evaluation val.json
 
 The last run's `best/` is stored as float16; its config asks for float32, which CPUs compute in. `dev.json` is what
-`butd-hf evaluate captioning --model RUN2/best --num-beams 5 --data FOLDER --split dev --json` printed, `val.json` is of
-`butd-hf evaluate detection`; for `--task image-segmentation`, of `butd-hf evaluate segmentation`.
+`butd-hf evaluate captioning --model RUN2/best --num-beams 5 --data FOLDER --split dev --json` printed, `val.json` is
+of `butd-hf evaluate detection`; for `--task image-segmentation`, of `butd-hf evaluate segmentation`.
 """
 
 import argparse

@@ -66,8 +66,8 @@ def selective_search(picture: Image.Image, num_regions: int) -> np.ndarray:
         search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     except (ImportError, AttributeError) as error:
         raise ImportError(
-            "selective search needs opencv's contributed modules: pip install opencv-contrib-python-headless, or leave "
-            "it out with --skip selective_search."
+            "selective search needs opencv's contributed modules: pip install opencv-contrib-python-headless, or "
+            "leave it out with --skip selective_search."
         ) from error
     cv2.setRNGSeed(0)
     small = picture.convert("RGB")

@@ -140,7 +140,7 @@ def detection_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session", params=["detection", "segmentation"])
 def tiny_detector(request, tmp_path_factory) -> str:
-    """Folder of a detection, then of a segmentation model with random weights and two classes. Not to be written to."""
+    """Folder of a detection, then of a segmentation model with random weights. Not to be written to."""
     import butd_hf
 
     torch.manual_seed(0)
