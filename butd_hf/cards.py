@@ -12,11 +12,19 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from .metrics.names import METRIC_NAMES
+from .metrics.names import metric_name
 
 
 CARD_FILE = "README.md"
 TEMPLATE = files("butd_hf.hub_cards") / "captioning.md.jinja"
+DETECTION_TEMPLATE = files("butd_hf.hub_cards") / "detection.md.jinja"
+
+# pipeline task: its template, and what the Hub's index finds its models by
+TASKS = {
+    "image-to-text": (TEMPLATE, ["image-captioning"]),
+    "object-detection": (DETECTION_TEMPLATE, ["object-detection", "region-proposals"]),
+    "image-segmentation": (DETECTION_TEMPLATE, ["instance-segmentation"]),
+}
 
 
 def write_card(
@@ -33,10 +41,11 @@ def write_card(
     notes: str = "",
     limits: Sequence[str] = (),
     file: str | os.PathLike | None = None,
-    template: str | os.PathLike = TEMPLATE,
+    task: str = "image-to-text",
+    template: str | os.PathLike | None = None,
 ) -> ModelCard:
     """
-    Writes the card of a captioning checkpoint.
+    Writes the card of a checkpoint.
 
     Args:
         folder: The checkpoint, with `config.json` and `model.safetensors`.
@@ -47,42 +56,47 @@ def write_card(
         dataset: Name of the data set, for the Hub's index.
         base_model: Hub name of the model that it was trained from.
         runs: Run folders that made it, in their order; their commands are the recipe.
-        evaluation: What `butd-hf evaluate captioning --json` printed.
+        evaluation: What `butd-hf evaluate ... --json` printed. Scores that were not defined are left out.
         notes: What else was measured, in Markdown; follows the results.
         limits: Further limits, a sentence each.
         file: Where the card goes; `README.md` in the folder by default.
-        template: A Jinja template.
+        task: Pipeline task: `"image-to-text"`, `"object-detection"` or `"image-segmentation"`.
+        template: A Jinja template; that of the task by default.
 
     Returns:
         The card.
 
     Raises:
         FileNotFoundError: If the checkpoint, a run or the template is not there.
+        ValueError: If there is no such task.
     """
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
+    task_template, tags = TASKS[task]
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = folder / "model.safetensors"
     settings = [json.loads((Path(run) / "arguments.json").read_text(encoding="utf-8")) for run in runs]
     versions = json.loads((Path(runs[-1]) / "versions.json").read_text(encoding="utf-8")) if runs else None
-    metrics = evaluation["metrics"] if evaluation else {}
+    metrics = {name: value for name, value in (evaluation or {}).get("metrics", {}).items() if value is not None}
     results = [
         EvalResult(
-            task_type="image-to-text",
+            task_type=task,
             dataset_type=dataset or "custom",
             dataset_name=dataset or "custom",
             dataset_split=evaluation.get("split"),
             metric_type=metric,
-            metric_name=METRIC_NAMES.get(metric, metric),
+            metric_name=metric_name(metric),
             metric_value=round(value, 2),
         )
         for metric, value in metrics.items()
     ]
     card_data = ModelCardData(
-        language="en",
+        language="en" if task == "image-to-text" else None,
         license=licence_id,
         library_name="transformers",
-        pipeline_tag="image-to-text",
-        tags=["butd_hf", "image-captioning", "bottom-up-attention", "visual-attention"],
+        pipeline_tag=task,
+        tags=["butd_hf", *tags, "bottom-up-attention", "visual-attention"],
         datasets=[dataset] if dataset else None,
         metrics=sorted(metrics) or None,
         base_model=base_model,
@@ -91,8 +105,10 @@ def write_card(
     )
     card = ModelCard.from_template(
         card_data,
-        template_path=os.fspath(template),
+        template_path=os.fspath(template if template is not None else task_template),
         name=name,
+        task=task,
+        classes=list((config.get("id2label") or {}).values()),
         bottom_up=config["bottom_up_config"],
         top_down=config["top_down_config"],
         num_parameters=f"{count_parameters(weights) / 1e6:.1f} million",
@@ -102,7 +118,7 @@ def write_card(
         commands=[recipe(each["command"]) for each in settings],
         versions=versions,
         evaluation=evaluation,
-        scores=[(METRIC_NAMES.get(metric, metric), f"{value:.1f}") for metric, value in metrics.items()],
+        scores=[(metric_name(metric), f"{value:.1f}") for metric, value in metrics.items()],
         notes=notes.strip(),
         limits=list(limits),
     )

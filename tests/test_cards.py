@@ -80,3 +80,21 @@ def test_parameters_are_counted(checkpoint):
 
 def test_recipe_is_quoted():
     assert recipe(["train.py", "--data", "my photos"]) == "accelerate launch train.py --data 'my photos'"
+
+
+def test_card_of_a_detector(tiny_detector, run, tmp_path):
+    task = "image-segmentation" if tiny_detector.endswith("segmentation") else "object-detection"
+    metrics = {"box_ap50": 40.04, "box_ap50_common": None, "box_ap50_dog": 50.0, "recall36": 80.2}
+    command = "segmentation" if task == "image-segmentation" else "detection"
+    evaluation = {"task": command, "split": "val", "num_images": 7, "common": 50, "metrics": metrics}
+    card_file = tmp_path / "card.md"
+    options = {"name": "someone/finder", "data": "VOC.", "licence": "Apache 2.0.", "runs": [run], "file": card_file}
+    write_card(tiny_detector, task=task, evaluation=evaluation, dataset="voc", **options)
+    card = ModelCard.load(card_file)
+    assert card.data.pipeline_tag == task and len(card.data.eval_results) == 3
+    assert "2 classes: square, disc." in card.text and f'pipeline("{task}", model="someone/finder")' in card.text
+    assert "| box AP50, dog | 50.0 |\n" in card.text and "| recall of the best 36 regions | 80.2 |" in card.text
+    assert ("have one; what is found" in card.text) == (task == "image-segmentation")
+    assert "{{" not in card.text and "{%" not in card.text and "None" not in card.text
+    with pytest.raises(ValueError, match="task must be one of image-to-text"):
+        write_card(tiny_detector, task="dancing", **options)

@@ -168,7 +168,7 @@ def test_versions_without_a_resolver(monkeypatch):
 
 def test_default_checkpoint(default_checkpoint_folder):
     assert butd_hf.default_checkpoint("image-to-text") == str(default_checkpoint_folder)
-    with pytest.raises(ValueError, match=r"'text-to-image', only for 'image-to-text'"):
+    with pytest.raises(ValueError, match=r"'text-to-image', only for 'image-segmentation', 'image-to-text'"):
         butd_hf.default_checkpoint("text-to-image")
 
 

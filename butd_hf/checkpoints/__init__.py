@@ -3,6 +3,10 @@
 from pathlib import Path
 
 
+# tasks whose pipelines are transformers' own
+STOCK_TASKS = ("image-segmentation", "object-detection")
+
+
 def checkpoint_folder(task: str) -> Path:
     """Where the embedded checkpoint of a task belongs, whether it is there or not."""
     return Path(__file__).parent / task
@@ -17,7 +21,7 @@ def default_checkpoint(task: str) -> str:
     `dtype` for less memory on an accelerator.
 
     Args:
-        task: Name of a pipeline task, such as `"image-to-text"`.
+        task: Name of a pipeline task: `"image-to-text"`, `"object-detection"` or `"image-segmentation"`.
 
     Raises:
         ValueError: If the package has no default for this task.
@@ -25,10 +29,9 @@ def default_checkpoint(task: str) -> str:
     """
     from ..registration import TASKS
 
-    if task not in TASKS:
-        raise ValueError(
-            f"there is no default checkpoint for {task!r}, only for {', '.join(map(repr, sorted(TASKS)))}."
-        )
+    known = sorted({*TASKS, *STOCK_TASKS})
+    if task not in known:
+        raise ValueError(f"there is no default checkpoint for {task!r}, only for {', '.join(map(repr, known))}.")
     folder = checkpoint_folder(task)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""The command line: `butd-hf caption` and `butd-hf evaluate`."""
+"""The command line: `butd-hf caption`, `detect`, `segment`, `regions` and `evaluate`."""
 
 import os
 import warnings
@@ -7,17 +7,19 @@ import typer
 
 from . import evaluate
 from .caption import caption
+from .detect import detect, regions, segment
 
 
 app = typer.Typer(
     name="butd-hf",
-    help="Bottom-Up Top-Down attention: pictures in, captions out, with the regions they come from.",
+    help="Bottom-Up Top-Down attention: pictures in; captions, objects, masks and regions out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(caption)
+for command in (caption, detect, segment, regions):
+    app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 
 

@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-import typer
 from PIL import Image
-from transformers import PreTrainedConfig
 
 from ..captioning import ImageCaption, caption_images
 from ..modeling.modeling_butd import ButdForConditionalGeneration
 from ..modeling.processing_butd import ButdProcessor
 from ..progress import images_progress
+from .loading import load_checkpoint
+from .pictures import read_photo
 
 
 @dataclass
@@ -47,28 +46,7 @@ class Captioner:
         Raises:
             typer.BadParameter: If there is none, it is no captioning model, or there is no such device.
         """
-        import butd_hf
-
-        try:
-            chosen = torch.device(best_device() if device == "auto" else device)
-            torch.empty(0, device=chosen)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise typer.BadParameter(f"no such device here: {device!r} ({error})", param_hint="--device") from error
-        try:
-            name = str(butd_hf.default_checkpoint("image-to-text")) if name is None else name
-            kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-            if kind != "butd":
-                raise ValueError(f"it is a {kind!r} model, expected 'butd'.")
-            model = ButdForConditionalGeneration.from_pretrained(name)
-            processor = ButdProcessor.from_pretrained(name)
-        except (OSError, ValueError, KeyError) as error:
-            raise typer.BadParameter(f"cannot load {name or 'the default'}: {error}", param_hint="--model") from error
-        if chosen.type == "cpu" and model.dtype == torch.float16:
-            model.float()  # halves are slow on CPUs
-        model.eval().to(chosen)
-        # convolutions are faster with channels last, on CPUs above all
-        model.model.bottom_up.backbone.to(memory_format=torch.channels_last)
-        return cls(name, model, processor)
+        return cls(*load_checkpoint(name, device, "image-to-text", ButdForConditionalGeneration, ButdProcessor))
 
     def caption(
         self,
@@ -105,16 +83,7 @@ class Captioner:
 
     def read(self, source: str) -> CaptionedPhoto:
         """The photograph behind a path or URL, upright and in RGB as the model sees it."""
-        image_processor = self.processor.image_processor
         try:
-            pixels = image_processor.process_image(image_processor.fetch_images(source), name=source)
+            return CaptionedPhoto(source, picture=read_photo(source, self.processor.image_processor))
         except ValueError as error:
-            return CaptionedPhoto(source, error=str(error).removeprefix("images: "))
-        return CaptionedPhoto(source, picture=Image.fromarray(pixels.movedim(0, -1).numpy()))
-
-
-def best_device() -> str:
-    """The fastest kind of device of this machine."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+            return CaptionedPhoto(source, error=str(error))

@@ -1,6 +1,8 @@
 """`butd-hf evaluate`: how well a checkpoint does its task on annotated pictures."""
 
+import math
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +21,10 @@ from .options import (
     SplitOption,
 )
 
+
+CommonOption = Annotated[
+    int, typer.Option("--common", min=1, help="Boxes that a class needs to count for the mean over common classes.")
+]
 
 app = typer.Typer(help="Measure how well a checkpoint does its task.", no_args_is_help=True)
 
@@ -101,13 +107,133 @@ def captioning(
         raise typer.Exit(1)
 
 
+@app.command()
+def detection(
+    data: DataOption,
+    model: ModelOption = None,
+    split: SplitOption = None,
+    json: JsonOption = False,
+    predictions: PredictionsOption = None,
+    common: CommonOption = 50,
+    batch_size: BatchSizeOption = 16,
+    device: DeviceOption = "auto",
+) -> None:
+    """
+    Score boxes on a folder with annotations.json and images/, or on a COCO-format file.
+
+    Each line of PREDICTIONS is {"image_id", "image", "objects", "references", "regions"}. Exit code 1 if a picture
+    cannot be read; the others are scored all the same.
+    """
+    score_objects(data, model, split, json, predictions, common, batch_size, device, masks=False)
+
+
+@app.command()
+def segmentation(
+    data: DataOption,
+    model: ModelOption = None,
+    split: SplitOption = None,
+    json: JsonOption = False,
+    predictions: PredictionsOption = None,
+    common: CommonOption = 50,
+    batch_size: BatchSizeOption = 16,
+    device: DeviceOption = "auto",
+) -> None:
+    """
+    Score boxes and masks on a folder with annotations.json and images/, or on a COCO-format file.
+
+    Masks are scored on the objects that have one; what is found on the others counts as neither right nor wrong.
+    Each line of PREDICTIONS is {"image_id", "image", "objects", "references", "regions"}. Exit code 1 if a picture
+    cannot be read; the others are scored all the same.
+    """
+    score_objects(data, model, split, json, predictions, common, batch_size, device, masks=True)
+
+
+def score_objects(
+    data: Path,
+    model: str | None,
+    split: str | None,
+    json: bool,
+    predictions: Path | None,
+    common: int,
+    batch_size: int,
+    device: str,
+    *,
+    masks: bool,
+) -> None:
+    """The body of `detection` and `segmentation`."""
+    from ..data.detection import DetectionDataError, label_names, load_detections
+
+    try:
+        table = load_detections(data, split=split)
+    except (DetectionDataError, OSError) as error:
+        raise typer.BadParameter(str(error), param_hint="--data / --split") from error
+
+    import torch
+
+    from ..detection import prediction_line, predictions_of, prepare_pictures, score_predictions
+    from ..modeling.modeling_detection_butd import ButdForInstanceSegmentation, ButdForObjectDetection
+    from .detector import analyse
+    from .loading import load_checkpoint
+
+    task, model_class = (
+        ("image-segmentation", ButdForInstanceSegmentation) if masks else ("object-detection", ButdForObjectDetection)
+    )
+    name, loaded, processor = load_checkpoint(model, device, task, model_class)
+
+    names = label_names(table)
+    if list(loaded.config.id2label.values()) != names:
+        raise typer.BadParameter(
+            f"its classes {names} are not the model's {list(loaded.config.id2label.values())}.", param_hint="--data"
+        )
+    by_source = {row["image"]: row for row in table}
+
+    @torch.no_grad()
+    def find(pictures: list[Any]) -> list[Any]:
+        outputs = loaded(**prepare_pictures(processor, pictures, loaded))
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        return predictions_of(outputs, processor, sizes, masks=masks)
+
+    rows, found = [], []
+    for photo in analyse(list(by_source), processor, find, batch_size=batch_size, what="detecting"):
+        row = by_source[photo.source]
+        if photo.picture is not None and photo.picture.size != (row["width"], row["height"]):
+            photo.error = f"it is {photo.picture.size}, but annotated as {(row['width'], row['height'])}"
+        if photo.error is not None:
+            report(f"{photo.source}: {photo.error}")
+        else:
+            rows.append(row)
+            found.append(photo.found)
+    if not rows:
+        report("None of the pictures can be read: nothing to score.")
+        raise typer.Exit(1)
+    if predictions is not None:
+        pairs = zip(rows, found, strict=True)
+        write_lines(
+            predictions,
+            [{"image": Path(row["image"]).name, **prediction_line(row, each, names)} for row, each in pairs],
+        )
+    print_scores(
+        score_predictions(found, rows, names=names, masks=masks, common=common),
+        as_json=json,
+        task="segmentation" if masks else "detection",
+        model=name,
+        data=str(data),
+        split=split,
+        num_images=len(rows),
+        common=common,
+    )
+    if len(rows) < len(table):
+        raise typer.Exit(1)
+
+
 def print_scores(scores: dict[str, float], *, as_json: bool, **settings: Any) -> None:
     """Prints scores, and what they are scores of."""
     if as_json:
-        print_json({**settings, "metrics": {name: round(value, 4) for name, value in scores.items()}})
+        numbers = {name: round(value, 4) if math.isfinite(value) else None for name, value in scores.items()}
+        print_json({**settings, "metrics": numbers})
         return
-    from ..metrics.names import METRIC_NAMES
+    from ..metrics.names import metric_name
 
     title = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None)
-    rows = [[METRIC_NAMES.get(name, name), f"{value:.1f}"] for name, value in scores.items()]
+    rows = [[metric_name(name), f"{value:.1f}"] for name, value in scores.items()]
     print_table(["metric", "score"], rows, title=title)

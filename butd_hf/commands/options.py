@@ -27,6 +27,20 @@ MaxNewTokensOption = Annotated[
 ]
 PromptOption = Annotated[str | None, typer.Option("--prompt", help="How every caption begins.")]
 
+# of everything that finds objects
+ThresholdOption = Annotated[
+    float, typer.Option("--threshold", "-t", min=0.0, max=1.0, help="Only objects that score higher.")
+]
+TopOption = Annotated[int, typer.Option("--top", min=1, help="At most this many per picture, the best.")]
+DrawOption = Annotated[
+    Path | None,
+    typer.Option("--draw", help="Draw them. With several photos OUT.png becomes OUT-1.png, OUT-2.png ..."),
+]
+MaskThresholdOption = Annotated[
+    float,
+    typer.Option("--mask-threshold", min=0.0, max=1.0, help="Pixels belong to an object above this probability."),
+]
+
 # of every evaluation
 DataOption = Annotated[
     Path, typer.Option("--data", "-d", help="Folder or file with the annotated pictures, see the data formats.")

@@ -6,9 +6,11 @@ from typing import Any
 
 EXPORTS = {  # name: the module of this package that defines it
     "Augmentation": "views",
+    "DetectionAugmentation": "detection_views",
     "RegionStore": "region_store",
     "extract_regions": "region_store",
     "load_captions": "captions",
+    "load_detections": "detection",
     "train_tokenizer": "tokenization",
 }
 

@@ -1,5 +1,6 @@
-"""Caption metrics without Java: the scores of coco-caption, and CIDEr-D as a quick reward."""
+"""Metrics: caption scores without Java, average precision of boxes and masks, and recall of regions."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .bleu import Bleu, bleu
@@ -11,7 +12,11 @@ from .tokenizer import tokenize, tokenize_captions
 
 
 if TYPE_CHECKING:
+    import evaluate
+
     from .captioning import CaptioningMetric
+    from .detection import DetectionMetric
+    from .regions import RegionRecallMetric
 
 __all__ = [
     "Bleu",
@@ -19,8 +24,10 @@ __all__ = [
     "CaptioningMetric",
     "Cider",
     "CiderD",
+    "DetectionMetric",
     "DocumentFrequencies",
     "MeteorUnavailableError",
+    "RegionRecallMetric",
     "bleu",
     "load",
     "meteor",
@@ -31,24 +38,28 @@ __all__ = [
 ]
 
 
-def load(name: str = "captioning", **options: Any) -> "CaptioningMetric":
+# `evaluate` and `datasets` take seconds to import, so these wait until one is asked for
+METRICS = {
+    "captioning": ("captioning", "CaptioningMetric"),
+    "detection": ("detection", "DetectionMetric"),
+    "regions": ("regions", "RegionRecallMetric"),
+}
+
+
+def load(name: str = "captioning", **options: Any) -> "evaluate.Metric":
     """A metric with the interface of the `evaluate` library, as `evaluate.load` but offline.
 
     Args:
-        name: only "captioning".
+        name: "captioning", "detection" or "regions".
         options: those of `evaluate.Metric`, such as `keep_in_memory`, `experiment_id`, `num_process`, `process_id`.
     """
-    if name != "captioning":
-        raise ValueError(f"name must be 'captioning', got {name!r}")
-    from .captioning import CaptioningMetric
-
-    return CaptioningMetric(**options)
+    if name not in METRICS:
+        raise ValueError(f"name must be one of {sorted(METRICS)}, got {name!r}")
+    return __getattr__(METRICS[name][1])(**options)
 
 
 def __getattr__(name: str) -> Any:
-    # `evaluate` and `datasets` take seconds to import, so they wait until the metric is asked for
-    if name == "CaptioningMetric":
-        from .captioning import CaptioningMetric
-
-        return CaptioningMetric
+    for module, metric in METRICS.values():
+        if name == metric:
+            return getattr(import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,8 @@ from typing import Any
 EXPORTS = {  # name: the module of this package that defines it
     "CaptionDataset": "captioning",
     "CaptioningTask": "captioning",
+    "DetectionDataset": "detection",
+    "DetectionTask": "detection",
     "LoopArguments": "arguments",
     "SelfCriticalTask": "self_critical",
     "Task": "task",

@@ -1,0 +1,117 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+from faster_coco_eval.core import mask as coco_masks
+from PIL import Image
+
+from butd_hf.data.detection import DetectionDataError, label_names, load_detections
+
+
+CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}]
+
+
+def image(number, **fields):
+    return {"id": number, "file_name": f"{number}.png", "width": 40, "height": 30, **fields}
+
+
+def annotation(number=1, bbox=(5, 5, 10, 10), **fields):
+    return {"id": number, "image_id": 1, "category_id": 7, "bbox": list(bbox), **fields}
+
+
+def write(folder, images, annotations, name="annotations.json", pictures="images", categories=CATEGORIES):
+    (folder / pictures).mkdir(parents=True, exist_ok=True)
+    for each in images:
+        Image.new("RGB", (40, 30)).save(folder / pictures / f"{each['id']}.png")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+    return folder
+
+
+def test_folder_with_splits_and_every_kind_of_mask(tmp_path):
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[5:15, 5:15] = 1
+    compressed = coco_masks.encode(np.asfortranarray(mask))
+    counts = compressed["counts"]
+    counts = counts.decode() if isinstance(counts, bytes) else counts
+    flat = mask.T.ravel()
+    runs = np.diff([0, *(np.flatnonzero(np.diff(flat)) + 1), flat.size]).tolist()
+    kinds = [
+        {"size": [30, 40], "counts": counts},
+        {"size": [30, 40], "counts": runs},
+        [[5, 5, 15, 5, 15, 15, 5, 15]],
+        None,
+        [],
+        {"size": [30, 40], "counts": [30 * 40]},  # nothing on it
+    ]
+    annotations = [annotation(number, segmentation=kind) for number, kind in enumerate(kinds)]
+    annotations.append(annotation(9, bbox=(0, 0, 40, 30), category_id=2, iscrowd=1, attribute_id=4))
+    table = load_detections(write(tmp_path, [image(1, split="train"), image(3, split="val")], annotations))
+    assert label_names(table) == ["cat", "dog"] and list(table["split"]) == ["train", "val"]
+    objects = table[0]["objects"]
+    assert [each["mask"] for each in objects] == [counts] * 3 + [None] * 4
+    assert [each["label"] for each in objects] == [1] * 6 + [0]
+    assert [each["iscrowd"] for each in objects] == [False] * 6 + [True] and objects[-1]["attribute"] == 4
+    assert objects[0]["box"] == [5, 5, 15, 15] and objects[0]["attribute"] == -1
+    assert table[1]["objects"] == []
+    assert load_detections(tmp_path, split="val")["image_id"][:] == [3]
+
+
+def test_cocos_own_layout(tmp_path):
+    for name, number in (("train2017", 1), ("val2017", 2)):
+        write(tmp_path, [image(number)], [], f"annotations/instances_{name}.json", name)
+    table = load_detections(tmp_path)
+    assert list(table["split"]) == ["train", "val"]
+    assert table[1]["image"].endswith("val2017/2.png")
+    only = load_detections(tmp_path / "annotations" / "instances_val2017.json")
+    assert only["image_id"][:] == [2]
+
+
+def test_boxes_are_clipped_and_counted(tmp_path, caplog):
+    boxes = [(-5, -5, 20, 20), (30, 20, 10, 10), (5, 5, 0, 5), (5, 5, 5, -5), (41, 0, 5, 5)]
+    write(tmp_path, [image(1)], [annotation(number, bbox) for number, bbox in enumerate(boxes)])
+    with caplog.at_level(logging.WARNING):
+        (row,) = load_detections(tmp_path)
+    assert [each["box"] for each in row["objects"]] == [[0, 0, 15, 15], [30, 20, 40, 30]]
+    assert "3 annotations: boxes without area" in caplog.text and "1 annotations: boxes that cross" in caplog.text
+    with pytest.raises(DetectionDataError, match=r"annotations\[2\] \(id 2\) of image 1\.png: boxes without area"):
+        load_detections(tmp_path, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [1, 2, 3]}, r"annotations\[0\] \(id 1\) of image 1\.png: 'bbox' must be four finite numbers"),
+        ({"bbox": [1, 2, 3, float("nan")]}, "'bbox' must be four finite numbers"),
+        ({"category_id": 99}, r"of image 1\.png: category_id 99 is not in `categories` \[2, 7\]"),
+        ({"image_id": 99}, r"annotations\[0\]: its image_id is not in `images`"),
+        ({"segmentation": [[1, 2]]}, r"of image 1\.png: cannot read the segmentation"),
+        ({"segmentation": {"size": [40, 30], "counts": [1200]}}, r"the image has height and width \[30, 40\]"),
+    ],
+)
+def test_errors_name_file_image_and_annotation(tmp_path, change, message):
+    write(tmp_path, [image(1)], [annotation(**change) if "bbox" in change else {**annotation(), **change}])
+    with pytest.raises(DetectionDataError, match=message) as raised:
+        load_detections(tmp_path)
+    assert str(tmp_path / "annotations.json") in str(raised.value)
+
+
+def test_files_that_are_no_data_set(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a JSON file, or a folder"):
+        load_detections(tmp_path)
+    write(tmp_path, [image(1), image(2)], [])
+    with pytest.raises(DetectionDataError, match=r"no image in split 'test', there are \['train'\]"):
+        load_detections(tmp_path, split="test")
+    (tmp_path / "images" / "2.png").unlink()
+    with pytest.raises(DetectionDataError, match=r"1 of 2 image files are missing:\n.*2\.png"):
+        load_detections(tmp_path)
+    for content, message in (
+        ("{", "line 1: not JSON"),
+        ('{"images": []}', "no list 'categories'"),
+        ('{"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}], "annotations": []}', r"images\[0\]: exp"),
+        ('{"images": [], "categories": [], "annotations": []}', "no categories"),
+    ):
+        (tmp_path / "annotations.json").write_text(content)
+        with pytest.raises(DetectionDataError, match=message):
+            load_detections(tmp_path)
