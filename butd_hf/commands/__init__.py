@@ -1,4 +1,4 @@
-"""The command line: `butd-hf caption` and `butd-hf evaluate`."""
+"""The command line: `butd-hf caption`, `butd-hf convert` and `butd-hf evaluate`."""
 
 import os
 import warnings
@@ -7,6 +7,7 @@ import typer
 
 from . import evaluate
 from .caption import caption
+from .convert import convert
 
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(caption)
+app.command()(convert)
 app.add_typer(evaluate.app, name="evaluate")
 
 
