@@ -1,10 +1,11 @@
 """Every kind of checkpoint that can be converted: a file for its converter, and a line here."""
 
+from . import up_down_captioner
 from .checkpoint_kind import CheckpointKind
 from .sources import ConversionError, SourceCheckpoint
 
 
-KINDS: tuple[CheckpointKind, ...] = ()
+KINDS: tuple[CheckpointKind, ...] = (up_down_captioner.KIND,)
 
 SHOWN_NAMES = 8  # of an unknown checkpoint's tensors
 
