@@ -361,7 +361,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
             kwargs["decoder_input_ids"] = input_ids
             if attention_mask is not None:
                 kwargs["decoder_attention_mask"] = attention_mask
-        # which regions exist; nobody reads it, but `generate` would ask for a mask where one token begins, ends and pads
+        # nobody reads it, but `generate` would ask for a mask where one token begins, ends and pads
         kwargs["attention_mask"] = encoder_outputs.regions.mask.long()
         if repeatable_token_ids is not None:
             config = self.config.top_down_config
