@@ -37,6 +37,7 @@ def write_card(
     dataset: str | None = None,
     base_model: str | None = None,
     runs: Sequence[str | os.PathLike] = (),
+    commands: Sequence[str] = (),
     evaluation: dict[str, Any] | None = None,
     notes: str = "",
     limits: Sequence[str] = (),
@@ -56,6 +57,7 @@ def write_card(
         dataset: Name of the data set, for the Hub's index.
         base_model: Hub name of the model that it was trained from.
         runs: Run folders that made it, in their order; their commands are the recipe.
+        commands: Commands of the recipe before those of the runs, such as a conversion.
         evaluation: What `butd-hf evaluate ... --json` printed. Scores that were not defined are left out.
         notes: What else was measured, in Markdown; follows the results.
         limits: Further limits, a sentence each.
@@ -115,7 +117,7 @@ def write_card(
         megabytes=f"{weights.stat().st_size / 1e6:.1f}",
         data=data.strip(),
         licence=licence.strip(),
-        commands=[recipe(each["command"]) for each in settings],
+        commands=[*commands, *(recipe(each["command"]) for each in settings)],
         versions=versions,
         evaluation=evaluation,
         scores=[(metric_name(metric), f"{value:.1f}") for metric, value in metrics.items()],

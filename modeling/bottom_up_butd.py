@@ -61,6 +61,8 @@ class ButdBottomUp(nn.Module):
     Images of different sizes come padded, with a `pixel_mask`. Each size then goes through the backbone by itself,
     without its padding: convolutions and attention would carry the padding into the picture, and results would
     depend on the batch.
+
+    With the selector `"given"` there is nothing to see with: it only knows the size of the regions that others select.
     """
 
     main_input_name = "pixel_values"
@@ -68,6 +70,9 @@ class ButdBottomUp(nn.Module):
     def __init__(self, config: ButdBottomUpConfig):
         super().__init__()
         self.config = config
+        if config.selector == "given":
+            self.region_size = config.region_size
+            return
         self.backbone = build_backbone(config)
         self.channels_last = getattr(self.backbone._backbone, "output_fmt", "NCHW") == Format.NHWC
         if config.selector == "rpn":
@@ -94,7 +99,15 @@ class ButdBottomUp(nn.Module):
                 instead of selecting any: `x0, y0, x1, y1` in [0, 1] of the unpadded image.
             region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where
                 `region_boxes` has a box; everywhere by default.
+
+        Raises:
+            ValueError: The selector is `"given"`: regions have to be given ready.
         """
+        if self.config.selector == "given":
+            raise ValueError(
+                "`pixel_values` can't be looked at: this model has no backbone (selector 'given'). Give "
+                f"`region_features` (batch_size, num_regions, {self.region_size}) instead."
+            )
         if isinstance(self.selector, ButdRpnSelector):
             pyramid, candidates = self.look(pixel_values, pixel_mask)
             if region_boxes is None:

@@ -20,7 +20,49 @@ from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 from .regions_butd import ButdRegions
-from .top_down_transformer import ButdMemory
+
+
+@dataclass
+class ButdMemory(ModelOutput):
+    """
+    What a decoder keeps of an image's regions, computed once per image whatever the number of texts about it.
+
+    Args:
+        hidden_states (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): Regions in context.
+        attention_mask (`torch.Tensor`, *optional*): Which regions exist, as the attention implementation wants it
+            told; None if all do.
+        key_values (`tuple`): Keys and values of each layer, each of shape
+            `(batch_size, num_heads, num_regions, head_dim)`; of recurrent decoders one pair, without heads.
+        pooled (`torch.FloatTensor` of shape `(batch_size, value_size)`, *optional*): The mean of the regions, for
+            recurrent decoders.
+    """
+
+    hidden_states: torch.FloatTensor | None = None
+    attention_mask: torch.Tensor | None = None
+    key_values: tuple[tuple[torch.FloatTensor, torch.FloatTensor], ...] | None = None
+    pooled: torch.FloatTensor | None = None
+
+
+@dataclass
+class ButdTopDownOutput(ModelOutput):
+    """
+    What every decoder returns.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(num_texts, length, hidden_size)`): One state per token.
+        cache (`Cache`): What the next step needs of the steps before.
+        hidden_states (`tuple`): Embeddings and each layer's output, if asked for.
+        attentions (`tuple`): Each layer's attention over the tokens, if asked for, of shape
+            `(num_texts, num_heads, length, past_length + length)`.
+        cross_attentions (`tuple`): Each layer's attention over the regions, if asked for, of shape
+            `(num_texts, num_heads, length, num_regions)`.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    cache: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -147,6 +189,8 @@ __all__ = [
     "ButdConditionalGenerationOutput",
     "ButdEncoderOutput",
     "ButdInstanceSegmentationOutput",
+    "ButdMemory",
     "ButdModelOutput",
     "ButdObjectDetectionOutput",
+    "ButdTopDownOutput",
 ]

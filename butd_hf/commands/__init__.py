@@ -1,4 +1,4 @@
-"""The command line: `butd-hf caption`, `detect`, `segment`, `regions` and `evaluate`."""
+"""The command line: `butd-hf caption`, `convert`, `detect`, `segment`, `regions` and `evaluate`."""
 
 import os
 import warnings
@@ -7,6 +7,7 @@ import typer
 
 from . import evaluate
 from .caption import caption
+from .convert import convert
 from .detect import detect, regions, segment
 
 
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (caption, detect, segment, regions):
+for command in (caption, detect, segment, regions, convert):
     app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 
