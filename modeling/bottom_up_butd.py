@@ -19,10 +19,12 @@ from timm.layers import Format
 from torch import nn
 from transformers import TimmBackbone, TimmBackboneConfig
 
+from .bottom_up_faster_rcnn import ButdFasterRcnnSelector
 from .bottom_up_grid import ButdGridSelector
 from .bottom_up_saliency import ButdSaliencySelector
 from .configuration_butd import ButdBottomUpConfig
 from .regions_butd import ButdRegions, concatenate_regions, pool_regions
+from .resnet_c4 import ButdResnetC4
 
 
 SELECTORS = {"grid": ButdGridSelector, "saliency": ButdSaliencySelector}
@@ -31,8 +33,10 @@ SELECTORS = {"grid": ButdGridSelector, "saliency": ButdSaliencySelector}
 ANY_IMAGE_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
-def build_backbone(config: ButdBottomUpConfig) -> TimmBackbone:
+def build_backbone(config: ButdBottomUpConfig) -> TimmBackbone | ButdResnetC4:
     """The timm backbone named in the config, with random weights, that takes images of any size if it can."""
+    if config.selector == "faster_rcnn_c4":
+        return ButdResnetC4(config)
     backbone_config = TimmBackboneConfig(
         backbone=config.backbone,
         num_channels=config.num_channels,
@@ -63,9 +67,13 @@ class ButdBottomUp(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config)
-        self.channels_last = getattr(self.backbone._backbone, "output_fmt", "NCHW") == Format.NHWC
-        self.region_size = sum(self.backbone.channels)
-        self.selector = SELECTORS[config.selector](config)
+        self.channels_last = getattr(getattr(self.backbone, "_backbone", None), "output_fmt", "NCHW") == Format.NHWC
+        if config.selector == "faster_rcnn_c4":
+            self.region_size = self.backbone.region_size
+            self.selector = ButdFasterRcnnSelector(config, self.backbone.channels[-1], self.region_size)
+        else:
+            self.region_size = sum(self.backbone.channels)
+            self.selector = SELECTORS[config.selector](config)
 
     def forward(
         self,
@@ -73,6 +81,7 @@ class ButdBottomUp(nn.Module):
         pixel_mask: torch.Tensor | None = None,
         region_boxes: torch.Tensor | None = None,
         region_mask: torch.Tensor | None = None,
+        image_scale: torch.Tensor | None = None,
         **kwargs,
     ) -> ButdRegions:
         """
@@ -84,9 +93,11 @@ class ButdBottomUp(nn.Module):
                 instead of selecting any: `x0, y0, x1, y1` in [0, 1] of the unpadded image.
             region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where
                 `region_boxes` has a box; everywhere by default.
+            image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of the image per pixel of
+                the original picture, which `"faster_rcnn_c4"` wants to know; 1 by default.
         """
         if pixel_mask is None:
-            return self.regions(pixel_values, region_boxes, region_mask)
+            return self.regions(pixel_values, region_boxes, region_mask, image_scale)
         sizes = torch.stack([pixel_mask[:, :, 0].sum(dim=1), pixel_mask[:, 0].sum(dim=1)], dim=1)  # (batch_size, 2)
         distinct_sizes, group_of_image = sizes.unique(dim=0, return_inverse=True)
         groups, order = [], []
@@ -95,13 +106,20 @@ class ButdBottomUp(nn.Module):
             order.append(rows)
             boxes = region_boxes[rows] if region_boxes is not None else None
             mask = region_mask[rows] if region_mask is not None else None
-            groups.append(self.regions(pixel_values[rows, :, :height, :width], boxes, mask))
+            scale = image_scale[rows] if image_scale is not None else None
+            groups.append(self.regions(pixel_values[rows, :, :height, :width], boxes, mask, scale))
         return concatenate_regions(groups, torch.cat(order).argsort())
 
     def regions(
-        self, pixel_values: torch.Tensor, boxes: torch.Tensor | None, mask: torch.Tensor | None
+        self,
+        pixel_values: torch.Tensor,
+        boxes: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        image_scale: torch.Tensor | None = None,
     ) -> ButdRegions:
         """Regions of images of one size, without padding: selected, or pooled at the given boxes."""
+        if self.config.selector == "faster_rcnn_c4":  # its last stage sees regions, not the image
+            return self.selector(self.backbone, pixel_values, boxes, mask, image_scale)
         feature_map = self.feature_map(pixel_values)
         if boxes is None:
             return self.selector(feature_map)

@@ -32,6 +32,8 @@ TASK_PIPELINES = {
     },
 }
 
+PUBLISHED_LABELS, PUBLISHED_ATTRIBUTES = 1600, 400  # of Visual Genome, by Anderson et al. (2018)
+
 
 def _require(owner: PreTrainedConfig, field: str, holds: bool, expected: str) -> None:
     if not holds:
@@ -48,8 +50,10 @@ class ButdBottomUpConfig(PreTrainedConfig):
         backbone (`str`): Name of any timm model that supports `features_only`.
         out_indices (`list[int]`): Which of the backbone's feature maps are used. Several maps are averaged down to
             the coarsest of them and concatenated.
-        selector (`"grid"` or `"saliency"`): `"grid"` keeps every cell of the feature map; `"saliency"` scores
-            multi-scale windows by centre-surround contrast and keeps the best, without training.
+        selector (`"grid"`, `"saliency"` or `"faster_rcnn_c4"`): `"grid"` keeps every cell of the feature map;
+            `"saliency"` scores multi-scale windows by centre-surround contrast and keeps the best, without training;
+            `"faster_rcnn_c4"` is the published detector, whose backbone was `"resnet101"`, with 10 to 100 regions, a
+            score threshold of 0.2 and an NMS threshold of 0.3.
         num_regions (`int`): At most this many regions are kept per image (`"grid"` keeps every cell).
         min_regions (`int`): At least this many are kept (never more than `num_regions`), however low they
             score.
@@ -57,6 +61,17 @@ class ButdBottomUpConfig(PreTrainedConfig):
         nms_threshold (`float`): Intersection over union in (0, 1] above which the lower ranked of two is dropped.
         window_sizes (`list[float]`): Window sides tried by `"saliency"`, as fractions of the image side.
         keep_whole_image (`bool`): Whether `"saliency"` keeps the whole image as one of its regions.
+        variant (`"caffe"` or `"detectron2"`): Whose numbers `"faster_rcnn_c4"` gives: those of the original, or those
+            of the ports to detectron2.
+        num_proposals (`int`): Boxes that the region proposal network of `"faster_rcnn_c4"` proposes, at most.
+        rpn_size (`int`): Width of that network.
+        num_region_labels (`int`): Object classes that regions are told apart by; with `"faster_rcnn_c4"` as many as
+            `id2label` names, 1600 by default.
+        num_region_attributes (`int`): Attributes of regions; with `"faster_rcnn_c4"` as many as `id2attribute` names;
+            400 by default if the number of classes isn't given either, 0 for none.
+        id2attribute (`dict[int, str]`): Names of the attributes.
+        computation (`"plain"`, `"fast"` or `"approximate"`): How `"faster_rcnn_c4"` computes features: layer by layer;
+            the same to rounding, faster; or from a quarter of each region's cells, much faster and with other numbers.
         freeze_batch_norm (`bool`): Whether batch norm keeps its statistics and affine parameters in training.
         backbone_kwargs (`dict`): Further arguments of `timm.create_model`.
     """
@@ -67,20 +82,44 @@ class ButdBottomUpConfig(PreTrainedConfig):
     backbone: str = "tf_efficientnet_lite2"
     out_indices: list[int] | tuple[int, ...] = (-1,)
     num_channels: int = 3
-    selector: Literal["grid", "saliency"] = "saliency"
+    selector: Literal["grid", "saliency", "faster_rcnn_c4"] = "saliency"
     num_regions: int = 36  # as in the original bottom-up features
     min_regions: int = 10  # the original kept 10 to 100
     score_threshold: float = 0.0
     nms_threshold: float = 0.5
     window_sizes: list[float] | tuple[float, ...] = (0.2, 0.3, 0.45, 0.7, 1.0)  # near-geometric, a child to a scene
     keep_whole_image: bool = True  # a scene has no centre-surround contrast, yet captions name it
+    variant: Literal["caffe", "detectron2"] = "caffe"
+    num_proposals: int = 300
+    rpn_size: int = 512
+    num_region_labels: int = 0  # saliency needs no classes
+    num_region_attributes: int = 0
+    id2attribute: dict[int, str] | dict[str, str] | None = None
+    computation: Literal["plain", "fast", "approximate"] = "fast"
     freeze_batch_norm: bool = True  # batches of region data are small and unlike ImageNet's
     backbone_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
         self.out_indices = list(self.out_indices)
         self.window_sizes = list(self.window_sizes)
+        if self.selector == "faster_rcnn_c4":
+            self._name_labels()
         super().__post_init__(**kwargs)
+
+    def _name_labels(self):
+        """Numbers of classes and attributes from their names, or names from their numbers."""
+        if self.id2attribute is not None:
+            self.id2attribute = {int(index): name for index, name in self.id2attribute.items()}  # text in JSON
+            self.num_region_attributes = self.num_region_attributes or len(self.id2attribute)
+        if self.id2label is None:
+            if not self.num_region_labels and not self.num_region_attributes:
+                self.num_region_attributes = PUBLISHED_ATTRIBUTES
+            self.num_region_labels = self.num_region_labels or PUBLISHED_LABELS
+            self.id2label = {index: f"LABEL_{index}" for index in range(self.num_region_labels)}
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        self.num_region_labels = self.num_region_labels or len(self.id2label)
+        if self.id2attribute is None and self.num_region_attributes:
+            self.id2attribute = {index: f"ATTRIBUTE_{index}" for index in range(self.num_region_attributes)}
 
     def validate_bottom_up(self):
         """Checks ranges; called by `@strict` after the types."""
@@ -89,6 +128,15 @@ class ButdBottomUpConfig(PreTrainedConfig):
         _require(self, "num_regions", self.num_regions > 0, "positive")
         _require(self, "min_regions", self.min_regions > 0, "positive")
         _require(self, "nms_threshold", 0.0 < self.nms_threshold <= 1.0, "in (0, 1]")
+        for field in ("num_proposals", "rpn_size"):
+            _require(self, field, getattr(self, field) > 0, "positive")
+        for field in ("num_region_labels", "num_region_attributes"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        if self.selector == "faster_rcnn_c4":
+            agrees = set(self.id2label) == set(range(self.num_region_labels))
+            _require(self, "id2label", agrees, f"a name for each of num_region_labels={self.num_region_labels}")
+            agrees = set(self.id2attribute or {}) == set(range(self.num_region_attributes))
+            _require(self, "id2attribute", agrees, f"a name for each of {self.num_region_attributes} attributes")
         in_range = len(self.window_sizes) > 0 and all(0.0 < size <= 1.0 for size in self.window_sizes)
         _require(self, "window_sizes", in_range, "a non-empty list of fractions in (0, 1]")
 

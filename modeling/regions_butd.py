@@ -35,12 +35,21 @@ class ButdRegions(ModelOutput):
             What ranked the regions, highest first; zero where there is none.
         mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`):
             True where a region exists: images differ in how many they have.
+        class_logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_region_labels)`, *optional*):
+            What the selector believes each region shows, given that it shows something.
+        attribute_logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_region_attributes)`, *optional*):
+            What it believes each region to be like.
+        region_masks (`torch.FloatTensor` of shape `(batch_size, num_regions, m, m)`, *optional*):
+            Soft segmentation in [0, 1] within each box.
     """
 
     features: torch.FloatTensor | None = None
     boxes: torch.FloatTensor | None = None
     saliency: torch.FloatTensor | None = None
     mask: torch.BoolTensor | None = None
+    class_logits: torch.FloatTensor | None = None
+    attribute_logits: torch.FloatTensor | None = None
+    region_masks: torch.FloatTensor | None = None
 
 
 def concatenate_regions(groups: list[ButdRegions], order: torch.LongTensor) -> ButdRegions:
