@@ -16,7 +16,9 @@ from .metrics.names import METRIC_NAMES
 
 
 CARD_FILE = "README.md"
-TEMPLATE = files("butd_hf.hub_cards") / "captioning.md.jinja"
+FOLDER_OF_TEMPLATES = files("butd_hf.hub_cards")
+TEMPLATE = FOLDER_OF_TEMPLATES / "captioning.md.jinja"
+TAGS = ("butd_hf", "image-captioning", "bottom-up-attention", "visual-attention")
 
 
 def write_card(
@@ -35,6 +37,8 @@ def write_card(
     limits: Sequence[str] = (),
     file: str | os.PathLike | None = None,
     template: str | os.PathLike = TEMPLATE,
+    pipeline_tag: str = "image-to-text",
+    tags: Sequence[str] = TAGS,
 ) -> ModelCard:
     """
     Writes the card of a captioning checkpoint.
@@ -54,6 +58,8 @@ def write_card(
         limits: Further limits, a sentence each.
         file: Where the card goes; `README.md` in the folder by default.
         template: A Jinja template.
+        pipeline_tag: What the Hub calls the model's task.
+        tags: What it is found by there.
 
     Returns:
         The card.
@@ -83,8 +89,8 @@ def write_card(
         language="en",
         license=licence_id,
         library_name="transformers",
-        pipeline_tag="image-to-text",
-        tags=["butd_hf", "image-captioning", "bottom-up-attention", "visual-attention"],
+        pipeline_tag=pipeline_tag,
+        tags=list(tags),
         datasets=[dataset] if dataset else None,
         metrics=sorted(metrics) or None,
         base_model=base_model,

@@ -25,7 +25,7 @@ AUTO = "transformers.models.auto"
 # the one to load
 CLASSES = {
     "AutoConfig": ("configuration_butd.ButdConfig",),
-    "AutoModel": ("modeling_butd.ButdModel",),
+    "AutoModel": ("modeling_butd.ButdModel", "modeling_regions.ButdRegionModel"),
     "AutoModelForImageTextToText": ("modeling_butd.ButdForConditionalGeneration",),
     "AutoImageProcessor": ("image_processing_butd.ButdImageProcessor",),
     "AutoProcessor": ("processing_butd.ButdProcessor",),

@@ -61,7 +61,10 @@ class CaptioningArguments:
     longest_edge: int | None = field(
         default=None, metadata={"help": "Keep the aspect ratio: image_size is the shortest edge, this the longest."}
     )
+    decoder: str | None = field(default=None, metadata={"help": "transformer, lstm (Up-Down) or gru."})
     hidden_size: int | None = field(default=None, metadata={"help": "Width of the decoder."})
+    attention_size: int | None = field(default=None, metadata={"help": "Width of lstm's and gru's attention."})
+    recurrent_variant: str | None = field(default=None, metadata={"help": "paper or port, of lstm and gru."})
     num_layers: int | None = field(default=None, metadata={"help": "Decoder layers."})
     num_region_layers: int | None = field(default=None, metadata={"help": "Self-attention layers among regions."})
     num_heads: int | None = field(default=None, metadata={"help": "Attention heads."})
@@ -154,7 +157,10 @@ def build_config(arguments: CaptioningArguments) -> ButdConfig:
     asked = {
         "bottom_up_config": {"selector": arguments.selector, "num_regions": arguments.num_regions},
         "top_down_config": {
+            "decoder": arguments.decoder,
             "hidden_size": arguments.hidden_size,
+            "attention_size": arguments.attention_size,
+            "recurrent_variant": arguments.recurrent_variant,
             "num_hidden_layers": arguments.num_layers,
             "num_region_layers": arguments.num_region_layers,
             "num_attention_heads": arguments.num_heads,

@@ -59,6 +59,8 @@ class ButdBottomUp(nn.Module):
     Images of different sizes come padded, with a `pixel_mask`. Each size then goes through the backbone by itself,
     without its padding: convolutions and attention would carry the padding into the picture, and results would
     depend on the batch.
+
+    With the selector `"given"` there is nothing to see with: it only knows the size of the regions that others select.
     """
 
     main_input_name = "pixel_values"
@@ -66,6 +68,9 @@ class ButdBottomUp(nn.Module):
     def __init__(self, config: ButdBottomUpConfig):
         super().__init__()
         self.config = config
+        if config.selector == "given":
+            self.region_size = config.region_size
+            return
         self.backbone = build_backbone(config)
         self.channels_last = getattr(getattr(self.backbone, "_backbone", None), "output_fmt", "NCHW") == Format.NHWC
         if config.selector == "faster_rcnn_c4":
@@ -95,7 +100,15 @@ class ButdBottomUp(nn.Module):
                 `region_boxes` has a box; everywhere by default.
             image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of the image per pixel of
                 the original picture, which `"faster_rcnn_c4"` wants to know; 1 by default.
+
+        Raises:
+            ValueError: The selector is `"given"`: regions have to be given ready.
         """
+        if self.config.selector == "given":
+            raise ValueError(
+                "`pixel_values` can't be looked at: this model has no backbone (selector 'given'). Give "
+                f"`region_features` (batch_size, num_regions, {self.region_size}) instead."
+            )
         if pixel_mask is None:
             return self.regions(pixel_values, region_boxes, region_mask, image_scale)
         sizes = torch.stack([pixel_mask[:, :, 0].sum(dim=1), pixel_mask[:, 0].sum(dim=1)], dim=1)  # (batch_size, 2)

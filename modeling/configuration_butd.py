@@ -50,10 +50,11 @@ class ButdBottomUpConfig(PreTrainedConfig):
         backbone (`str`): Name of any timm model that supports `features_only`.
         out_indices (`list[int]`): Which of the backbone's feature maps are used. Several maps are averaged down to
             the coarsest of them and concatenated.
-        selector (`"grid"`, `"saliency"` or `"faster_rcnn_c4"`): `"grid"` keeps every cell of the feature map;
-            `"saliency"` scores multi-scale windows by centre-surround contrast and keeps the best, without training;
-            `"faster_rcnn_c4"` is the published detector, whose backbone was `"resnet101"`, with 10 to 100 regions, a
-            score threshold of 0.2 and an NMS threshold of 0.3.
+        selector (`"grid"`, `"saliency"`, `"faster_rcnn_c4"` or `"given"`): `"grid"` keeps every cell of the feature
+            map; `"saliency"` scores multi-scale windows by centre-surround contrast and keeps the best, without
+            training; `"faster_rcnn_c4"` is the published detector, whose backbone was `"resnet101"`, with 10 to 100
+            regions, a score threshold of 0.2 and an NMS threshold of 0.3; `"given"` has no backbone: whoever calls the
+            model brings ready regions of `region_size`.
         num_regions (`int`): At most this many regions are kept per image (`"grid"` keeps every cell).
         min_regions (`int`): At least this many are kept (never more than `num_regions`), however low they
             score.
@@ -73,6 +74,8 @@ class ButdBottomUpConfig(PreTrainedConfig):
         computation (`"plain"`, `"fast"` or `"approximate"`): How `"faster_rcnn_c4"` computes features: layer by layer;
             the same to rounding, faster; or from a quarter of each region's cells, much faster and with other numbers.
         freeze_batch_norm (`bool`): Whether batch norm keeps its statistics and affine parameters in training.
+        region_size (`int`): Size of the features of ready regions, for `"given"`; other selectors have their
+            backbone's.
         backbone_kwargs (`dict`): Further arguments of `timm.create_model`.
     """
 
@@ -82,7 +85,7 @@ class ButdBottomUpConfig(PreTrainedConfig):
     backbone: str = "tf_efficientnet_lite2"
     out_indices: list[int] | tuple[int, ...] = (-1,)
     num_channels: int = 3
-    selector: Literal["grid", "saliency", "faster_rcnn_c4"] = "saliency"
+    selector: Literal["grid", "saliency", "faster_rcnn_c4", "given"] = "saliency"
     num_regions: int = 36  # as in the original bottom-up features
     min_regions: int = 10  # the original kept 10 to 100
     score_threshold: float = 0.0
@@ -97,6 +100,7 @@ class ButdBottomUpConfig(PreTrainedConfig):
     id2attribute: dict[int, str] | dict[str, str] | None = None
     computation: Literal["plain", "fast", "approximate"] = "fast"
     freeze_batch_norm: bool = True  # batches of region data are small and unlike ImageNet's
+    region_size: int | None = None  # published features come from detectors that are not part of the checkpoint
     backbone_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
@@ -139,6 +143,10 @@ class ButdBottomUpConfig(PreTrainedConfig):
             _require(self, "id2attribute", agrees, f"a name for each of {self.num_region_attributes} attributes")
         in_range = len(self.window_sizes) > 0 and all(0.0 < size <= 1.0 for size in self.window_sizes)
         _require(self, "window_sizes", in_range, "a non-empty list of fractions in (0, 1]")
+        if self.selector == "given":
+            _require(self, "region_size", (self.region_size or 0) > 0, "positive with the selector 'given'")
+        else:
+            _require(self, "region_size", self.region_size is None, "left out: the backbone decides it")
 
 
 # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
@@ -148,7 +156,8 @@ class ButdTopDownConfig(PreTrainedConfig):
     The top-down half: a decoder that attends to the regions, given what the task knows so far.
 
     Args:
-        decoder (`"transformer"`): The decoder's kind.
+        decoder (`"transformer"`, `"lstm"` or `"gru"`): The decoder's kind. `"lstm"` is the Up-Down model of
+            Anderson et al. 2018, an attention LSTM and a language LSTM; `"gru"` is the same with one GRU.
         vocab_size (`int`): Number of tokens.
         hidden_size (`int`): Width of the decoder.
         num_hidden_layers (`int`): Number of decoder layers.
@@ -159,13 +168,29 @@ class ButdTopDownConfig(PreTrainedConfig):
         max_position_embeddings (`int`): Longest text in tokens.
         dropout (`float`): Dropout of embeddings and residual branches, in [0, 1).
         attention_dropout (`float`): Dropout of attention weights, in [0, 1).
+        recurrent_variant (`"paper"` or `"port"`): Which published model `"lstm"` and `"gru"` follow.
+
+            | | `"paper"` (Caffe) | `"port"` (PyTorch, ruotianluo) |
+            |---|---|---|
+            | embeddings | as they are | ReLU, dropout |
+            | regions and their mean | as they are | each projected to `hidden_size`, ReLU, dropout |
+            | attention | without biases | with biases |
+            | inputs of the attention LSTM | word, mean, language state | language state, mean, word |
+            | inputs of the language LSTM | attention state, attended | attended, attention state |
+            | before the output layer | nothing | dropout |
+            | forget gates begin with | a bias of 1 | no bias |
+
+        embedding_size (`int`): Width of the word embeddings of `"lstm"` and `"gru"`; `hidden_size` by default, which
+            an output layer that shares them needs.
+        attention_size (`int`): Hidden units of the attention over regions of `"lstm"` and `"gru"`.
+        output_bias (`bool`): Whether the output layer has a bias.
         region_dropout (`float`): Share of whole regions hidden from the decoder in training, in [0, 1).
     """
 
     model_type = "butd_top_down"
     base_config_key = "top_down_config"
 
-    decoder: Literal["transformer"] = "transformer"
+    decoder: Literal["transformer", "lstm", "gru"] = "transformer"
     vocab_size: int = 10000
     hidden_size: int = 256
     num_hidden_layers: int = 3
@@ -177,11 +202,20 @@ class ButdTopDownConfig(PreTrainedConfig):
     dropout: float = 0.1
     attention_dropout: float = 0.0
     region_dropout: float = 0.0
+    recurrent_variant: Literal["paper", "port"] = "port"  # its projections suit features of any size and scale
+    embedding_size: int | None = None
+    attention_size: int = 512  # as published
+    output_bias: bool = False  # published Up-Down models have one
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the decoder keeps a state of one size instead of keys and values, and looks at no boxes."""
+        return self.decoder in ("lstm", "gru")
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """This config itself: `decoder` names a kind here, not a nested config as transformers would guess."""
@@ -189,13 +223,16 @@ class ButdTopDownConfig(PreTrainedConfig):
 
     def validate_top_down(self):
         """Checks ranges; called by `@strict` after the types."""
-        for field in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size"):
+        for field in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "attention_size"):
             _require(self, field, getattr(self, field) > 0, "positive")
         _require(self, "num_hidden_layers", self.num_hidden_layers > 0, "positive")
         _require(self, "num_region_layers", self.num_region_layers >= 0, "zero or positive")
         _require(self, "max_position_embeddings", self.max_position_embeddings > 0, "positive")
         divides = self.hidden_size % self.num_attention_heads == 0
         _require(self, "num_attention_heads", divides, f"a divisor of hidden_size={self.hidden_size}")
+        if self.embedding_size is not None:
+            _require(self, "embedding_size", self.embedding_size > 0, "positive")
+            _require(self, "embedding_size", self.is_recurrent, "left out with the decoder 'transformer'")
         for field in ("dropout", "attention_dropout", "region_dropout"):
             _require(self, field, 0.0 <= getattr(self, field) < 1.0, "in [0, 1)")
 
@@ -276,6 +313,13 @@ class ButdConfig(PreTrainedConfig):
         if pipelines := self._task_pipelines():
             output["custom_pipelines"] = pipelines
         return output
+
+    def validate_tie_word_embeddings(self):
+        """Checks that shared word embeddings fit the output layer; called by `@strict` after the types."""
+        top_down = self.top_down_config
+        fits = top_down.embedding_size in (None, top_down.hidden_size)
+        expected = f"False with embedding_size={top_down.embedding_size} and hidden_size={top_down.hidden_size}"
+        _require(self, "tie_word_embeddings", fits or not self.tie_word_embeddings, expected)
 
     def validate_label_smoothing(self):
         """Checks the range; called by `@strict` after the types."""

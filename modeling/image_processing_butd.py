@@ -207,13 +207,6 @@ class ButdImageProcessor(TorchvisionBackend):
         self, size_divisor: int | None = None, recipe: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
-        if recipe is not None:
-            _check_recipe(recipe)
-            if not kwargs["size"] or not dict(kwargs["size"]).get("shortest_edge"):
-                raise ValueError(
-                    f"size must be {PUBLISHED_SIZES[recipe]} or alike for a recipe, got {kwargs['size']}."
-                )
-        kwargs["recipe"] = recipe
         size = {} if kwargs["size"] is None else dict(kwargs["size"])  # none is needed without resizing
         forms = ({"height", "width"}, {"shortest_edge", "longest_edge"})
         if size and (set(size) not in forms or min(size.values()) < 1):
@@ -221,6 +214,11 @@ class ButdImageProcessor(TorchvisionBackend):
                 f"size must be positive and of the form {{'height', 'width'}} or {{'shortest_edge', 'longest_edge'}} "
                 f"(the longest edge bounds memory), got {size}."
             )
+        if recipe is not None:
+            _check_recipe(recipe)
+            if "shortest_edge" not in size:
+                raise ValueError(f"size must be like {PUBLISHED_SIZES[recipe]} for a recipe, got {size}.")
+        kwargs["recipe"] = recipe
         if not isinstance(size_divisor, int) or size_divisor < 1:
             raise ValueError(f"size_divisor must be a positive integer, got {size_divisor!r}.")
         if "longest_edge" in size and size["longest_edge"] < max(size["shortest_edge"], size_divisor):

@@ -32,12 +32,15 @@ class ButdMemory(ModelOutput):
         attention_mask (`torch.Tensor`, *optional*): Which regions exist, as the attention implementation wants it
             told; None if all do.
         key_values (`tuple`): Keys and values of each layer, each of shape
-            `(batch_size, num_heads, num_regions, head_dim)`.
+            `(batch_size, num_heads, num_regions, head_dim)`; of recurrent decoders one pair, without heads.
+        pooled (`torch.FloatTensor` of shape `(batch_size, value_size)`, *optional*): The mean of the regions, for
+            recurrent decoders.
     """
 
     hidden_states: torch.FloatTensor | None = None
     attention_mask: torch.Tensor | None = None
     key_values: tuple[tuple[torch.FloatTensor, torch.FloatTensor], ...] | None = None
+    pooled: torch.FloatTensor | None = None
 
 
 @dataclass

@@ -100,6 +100,20 @@ def test_a_frozen_backbone_with_stored_regions(first_run, data, tmp_path, monkey
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("decoder", ["lstm", "gru"])
+def test_every_decoder_is_trained_alike(data, tmp_path, monkeypatch, decoder):
+    options = ["--data", data, "--output_dir", tmp_path / "run", *TINY, *SHORT, "--decoder", decoder]
+    run_here(monkeypatch, *options, "--attention_size", 8, "--freeze", "all", "--cache", tmp_path / "cache")
+    assert len(events(tmp_path / "run", "training")) == 2
+    model = ButdForConditionalGeneration.from_pretrained(tmp_path / "run" / "best")
+    assert model.config.top_down_config.decoder == decoder
+    run_here(
+        monkeypatch, "--data", data, "--output_dir", tmp_path / "critical", *SHORT, "--self_critical",
+        "--init_from", tmp_path / "run" / "best", "--num_samples", 2,
+    )  # fmt: skip
+    assert "cider" in events(tmp_path / "critical", "evaluation")[0]
+
+
 def test_impossible_options_are_refused(data, tmp_path, monkeypatch):
     options = ["--data", data, "--output_dir", tmp_path / "run", *TINY, *SHORT]
     with pytest.raises(ValueError, match="--cache needs --freeze all"):

@@ -19,7 +19,13 @@ REFUSED = [
     (ButdBottomUpConfig, "nms_threshold", 1.5, "(0, 1]"),
     (ButdBottomUpConfig, "window_sizes", [], "(0, 1]"),
     (ButdBottomUpConfig, "window_sizes", [0.5, 2.0], "(0, 1]"),
+    (ButdBottomUpConfig, "selector", "given", "region_size"),
+    (ButdBottomUpConfig, "region_size", 2048, "backbone decides"),
     (ButdTopDownConfig, "decoder", "oracle", "'transformer'"),
+    (ButdTopDownConfig, "recurrent_variant", "caffe", "'paper', 'port'"),
+    (ButdTopDownConfig, "embedding_size", 0, "positive"),
+    (ButdTopDownConfig, "embedding_size", 32, "left out"),
+    (ButdTopDownConfig, "attention_size", 0, "positive"),
     (ButdTopDownConfig, "vocab_size", 0, "positive"),
     (ButdTopDownConfig, "hidden_size", -8, "positive"),
     (ButdTopDownConfig, "num_hidden_layers", 0, "positive"),
@@ -60,6 +66,19 @@ CUSTOM = {
     "tie_word_embeddings": False,
 }
 
+UP_DOWN = {
+    "bottom_up_config": {"selector": "given", "region_size": 2048},
+    "top_down_config": {
+        "decoder": "lstm",
+        "recurrent_variant": "paper",
+        "hidden_size": 1000,
+        "embedding_size": 300,
+        "attention_size": 256,
+        "output_bias": True,
+    },
+    "tie_word_embeddings": False,
+}
+
 
 @pytest.mark.parametrize(("config_class", "field", "value", "allowed"), REFUSED)
 def test_refusal_names_field_value_and_what_is_allowed(config_class, field, value, allowed):
@@ -78,7 +97,15 @@ def test_parts_are_validated_inside_the_whole(part):
         ButdConfig(**{part: wrong})
 
 
-@pytest.mark.parametrize("arguments", [{}, CUSTOM], ids=["defaults", "custom"])
+def test_shared_word_embeddings_must_fit_the_output_layer():
+    top_down = {"decoder": "lstm", "hidden_size": 32, "embedding_size": 16}
+    with pytest.raises(StrictDataclassError, match=r"tie_word_embeddings must be False with embedding_size=16"):
+        ButdConfig(top_down_config=top_down)
+    assert ButdConfig(top_down_config=top_down, tie_word_embeddings=False).top_down_config.embedding_size == 16
+    assert ButdConfig(top_down_config={**top_down, "embedding_size": 32}).tie_word_embeddings
+
+
+@pytest.mark.parametrize("arguments", [{}, CUSTOM, UP_DOWN], ids=["defaults", "custom", "up-down"])
 def test_round_trip_through_disk_is_exact(tmp_path, arguments):
     config = ButdConfig(**arguments)
     config.save_pretrained(tmp_path / "first")

@@ -8,19 +8,24 @@ import torch
 
 from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.word_repetition_butd import ButdUniqueWordsLogitsProcessor
 
 
 BATCH_SIZE, VOCAB_SIZE = 2, 50
 OPTIONS = {"max_new_tokens": 5, "eos_token_id": None}  # captions of known length
 
 
-@pytest.fixture(scope="module")
-def model() -> ButdForConditionalGeneration:
+@pytest.fixture(scope="module", params=["transformer", "lstm", "gru", "lstm-paper"])
+def model(request) -> ButdForConditionalGeneration:
     """A tiny model whose words differ enough that captions are no single word over and over; left as it is."""
+    decoder, _, variant = request.param.partition("-")
     torch.manual_seed(0)
     config = ButdConfig(
         bottom_up_config={"backbone": "test_efficientnet", "num_regions": 8, "min_regions": 5},
         top_down_config={
+            "decoder": decoder,
+            "recurrent_variant": variant or "port",
+            "attention_size": 24,
             "vocab_size": VOCAB_SIZE,
             "hidden_size": 32,
             "num_hidden_layers": 2,
@@ -129,8 +134,9 @@ def test_says_where_it_looked(model, strategy):
     num_regions = ready_regions(model)["region_mask"].shape[1]
     assert len(generated.cross_attentions) == 5
     for step in generated.cross_attentions:
-        assert [weights.shape for weights in step] == 2 * [(rows, 4, 1, num_regions)]
-        torch.testing.assert_close(step[0].sum(dim=-1), torch.ones(rows, 4, 1))
+        layers, heads = (1, 1) if model.config.top_down_config.is_recurrent else (2, 4)
+        assert [weights.shape for weights in step] == layers * [(rows, heads, 1, num_regions)]
+        torch.testing.assert_close(step[0].sum(dim=-1), torch.ones(rows, heads, 1))
     unwatched = model.generate(pixel_values=pixels(), **OPTIONS, **strategy)
     assert torch.equal(generated.sequences, unwatched)
 
@@ -173,3 +179,27 @@ def test_captions_end(model):
     captions = model.generate(pixel_values=pixels(), max_new_tokens=5, eos_token_id=end)
     first = captions[0].tolist()
     assert set(first[first.index(end) + 1 :]) <= {model.config.pad_token_id}
+
+
+@pytest.mark.parametrize("strategy", [{}, {"num_beams": 4}, {"do_sample": True}], ids=["greedy", "beams", "samples"])
+def test_no_word_comes_twice_but_those_that_may(model, strategy):
+    arguments = {"pixel_values": pixels(), "max_new_tokens": 12, **strategy}
+    captions = model.generate(**arguments, eos_token_id=None, repeatable_token_ids=[])
+    special = {model.config.pad_token_id, model.config.bos_token_id, model.config.top_down_config.eos_token_id}
+    for caption in captions.tolist():
+        words = [token for token in caption if token not in special]
+        assert len(words) == len(set(words)) > 1
+    everything = model.generate(**{**arguments, "do_sample": False}, repeatable_token_ids=list(range(VOCAB_SIZE)))
+    assert torch.equal(everything, model.generate(**{**arguments, "do_sample": False}))
+
+
+def test_words_that_may_come_twice_do():
+    torch.manual_seed(0)
+    processor = ButdUniqueWordsLogitsProcessor([2, 4])
+    said, scores = torch.tensor([[0, 2, 3], [4, 4, 1]]), torch.randn(2, 6)
+    unsaid = processor(said, scores)
+    assert torch.isinf(unsaid).tolist() == [
+        [True, False, False, True, False, False],
+        [False, True, False, False, False, False],
+    ]
+    assert torch.equal(unsaid[~torch.isinf(unsaid)], scores[~torch.isinf(unsaid)])

@@ -97,7 +97,9 @@ def test_padding_and_scales_of_a_batch(tmp_path):
     processor.save_pretrained(tmp_path)
     again = ButdImageProcessor.from_pretrained(tmp_path)
     assert again.recipe == "caffe"
-    assert torch.equal(again(images=colours(40, 50), return_tensors="pt")["pixel_values"][0], batch["pixel_values"][0, :, :60, :75])
+    assert torch.equal(
+        again(images=colours(40, 50), return_tensors="pt")["pixel_values"][0], batch["pixel_values"][0, :, :60, :75]
+    )
 
 
 def test_sizes():
@@ -108,6 +110,7 @@ def test_sizes():
 def test_refusals():
     with pytest.raises(ValueError, match="recipe must be one of 'caffe', 'detectron2', got 'torch'"):
         ButdImageProcessor.from_recipe("torch")
-    processor = ButdImageProcessor.from_recipe("caffe", size={"height": 64, "width": 64})
     with pytest.raises(ValueError, match="size must be .*shortest_edge"):
-        processor(images=colours(40, 50))
+        ButdImageProcessor.from_recipe("caffe", size={"height": 64, "width": 64})
+    with pytest.raises(ValueError, match="size must be .*shortest_edge"):
+        ButdImageProcessor.from_recipe("caffe")(images=colours(40, 50), size={"height": 64, "width": 64})
