@@ -110,7 +110,7 @@ def test_sizes():
 def test_refusals():
     with pytest.raises(ValueError, match="recipe must be one of 'caffe', 'detectron2', got 'torch'"):
         ButdImageProcessor.from_recipe("torch")
-    with pytest.raises(ValueError, match="size must be .*shortest_edge"):
+    with pytest.raises(ValueError, match=r"size must be .*shortest_edge"):
         ButdImageProcessor.from_recipe("caffe", size={"height": 64, "width": 64})
-    with pytest.raises(ValueError, match="size must be .*shortest_edge"):
+    with pytest.raises(ValueError, match=r"size must be .*shortest_edge"):
         ButdImageProcessor.from_recipe("caffe")(images=colours(40, 50), size={"height": 64, "width": 64})
