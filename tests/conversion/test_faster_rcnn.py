@@ -29,7 +29,9 @@ def published(kind: str, counters: bool = True) -> dict[str, torch.Tensor]:
     made = {}
 
     def add(name, *shape):
-        made[name] = torch.rand(shape, generator=generator) + 0.1
+        made[name] = (torch.rand(shape, generator=generator) - 0.5) * 0.4
+        if name.endswith("running_var"):
+            made[name] += 0.5
 
     def convolution(name, *shape):
         add(f"{name}.weight", *shape)
