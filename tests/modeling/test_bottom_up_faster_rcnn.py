@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 import butd_hf
 from butd_hf.modeling import proposals_faster_rcnn
@@ -277,7 +278,7 @@ def test_names_of_labels():
     assert again.id2label == {0: "dog", 1: "cat"} and again.id2attribute == {0: "red"}
     assert ButdBottomUpConfig(selector="faster_rcnn_c4", num_region_labels=3).num_region_attributes == 0
     for wrong in ({"id2label": {0: "dog"}, "num_region_labels": 2}, {"id2attribute": {1: "red"}}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
+        with pytest.raises(StrictDataclassError, match=next(iter(wrong))):
             ButdBottomUpConfig(selector="faster_rcnn_c4", **wrong)
 
 
