@@ -34,6 +34,7 @@ class ButdRegionModel(ButdPreTrainedModel):
         self.bottom_up = ButdBottomUp(config.bottom_up_config)
         self.post_init()
 
+    # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
     @can_return_tuple
     def forward(
         self,
