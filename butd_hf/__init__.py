@@ -24,6 +24,7 @@ _MODULES = {
     "ButdImageProcessor": "image_processing_butd",
     "ButdModel": "modeling_butd",
     "ButdProcessor": "processing_butd",
+    "ButdRegionModel": "modeling_regions",
     "ButdTopDownConfig": "configuration_butd",
     "ImageToTextPipeline": "pipeline_image_to_text",
 }

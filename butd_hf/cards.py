@@ -16,8 +16,9 @@ from .metrics.names import metric_name
 
 
 CARD_FILE = "README.md"
-TEMPLATE = files("butd_hf.hub_cards") / "captioning.md.jinja"
-DETECTION_TEMPLATE = files("butd_hf.hub_cards") / "detection.md.jinja"
+FOLDER_OF_TEMPLATES = files("butd_hf.hub_cards")
+TEMPLATE = FOLDER_OF_TEMPLATES / "captioning.md.jinja"
+DETECTION_TEMPLATE = FOLDER_OF_TEMPLATES / "detection.md.jinja"
 
 # pipeline task: its template, and what the Hub's index finds its models by
 TASKS = {
@@ -44,6 +45,8 @@ def write_card(
     file: str | os.PathLike | None = None,
     task: str = "image-to-text",
     template: str | os.PathLike | None = None,
+    pipeline_tag: str | None = None,
+    tags: Sequence[str] | None = None,
 ) -> ModelCard:
     """
     Writes the card of a checkpoint.
@@ -64,6 +67,8 @@ def write_card(
         file: Where the card goes; `README.md` in the folder by default.
         task: Pipeline task: `"image-to-text"`, `"object-detection"` or `"image-segmentation"`.
         template: A Jinja template; that of the task by default.
+        pipeline_tag: What the Hub calls the model's task; `task` by default.
+        tags: What it is found by there; those of the task by default.
 
     Returns:
         The card.
@@ -74,7 +79,9 @@ def write_card(
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-    task_template, tags = TASKS[task]
+    task_template, task_tags = TASKS[task]
+    if tags is None:
+        tags = ["butd_hf", *task_tags, "bottom-up-attention", "visual-attention"]
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = folder / "model.safetensors"
@@ -97,8 +104,8 @@ def write_card(
         language="en" if task == "image-to-text" else None,
         license=licence_id,
         library_name="transformers",
-        pipeline_tag=task,
-        tags=["butd_hf", *tags, "bottom-up-attention", "visual-attention"],
+        pipeline_tag=pipeline_tag or task,
+        tags=list(tags),
         datasets=[dataset] if dataset else None,
         metrics=sorted(metrics) or None,
         base_model=base_model,

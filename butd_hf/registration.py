@@ -25,7 +25,7 @@ AUTO = "transformers.models.auto"
 # the one to load
 CLASSES = {
     "AutoConfig": ("configuration_butd.ButdConfig",),
-    "AutoModel": ("modeling_butd.ButdModel",),
+    "AutoModel": ("modeling_butd.ButdModel", "modeling_regions.ButdRegionModel"),
     "AutoModelForImageTextToText": ("modeling_butd.ButdForConditionalGeneration",),
     # the pipeline knows but this older name; a class is saved under the last that it is registered with
     "AutoModelForImageSegmentation": ("modeling_detection_butd.ButdForInstanceSegmentation",),

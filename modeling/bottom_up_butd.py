@@ -21,6 +21,7 @@ from timm.layers import Format
 from torch import nn
 from transformers import TimmBackbone, TimmBackboneConfig
 
+from .bottom_up_faster_rcnn import ButdFasterRcnnSelector
 from .bottom_up_grid import ButdGridSelector
 from .bottom_up_rpn import ButdBottomUpOutput, ButdCandidates, ButdRpnSelector
 from .bottom_up_saliency import ButdSaliencySelector
@@ -28,6 +29,7 @@ from .configuration_butd import ButdBottomUpConfig
 from .feature_pyramid import ButdPyramid, join_pyramids
 from .losses_proposals import proposal_losses, region_losses
 from .regions_butd import ButdRegions, concatenate_regions, join_regions, pool_regions
+from .resnet_c4 import ButdResnetC4
 from .targets_butd import ButdTarget, noised_targets
 
 
@@ -37,8 +39,10 @@ SELECTORS = {"grid": ButdGridSelector, "saliency": ButdSaliencySelector, "rpn": 
 ANY_IMAGE_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
-def build_backbone(config: ButdBottomUpConfig) -> TimmBackbone:
+def build_backbone(config: ButdBottomUpConfig) -> TimmBackbone | ButdResnetC4:
     """The timm backbone named in the config, with random weights, that takes images of any size if it can."""
+    if config.selector == "faster_rcnn_c4":
+        return ButdResnetC4(config)
     backbone_config = TimmBackboneConfig(
         backbone=config.backbone,
         num_channels=config.num_channels,
@@ -74,10 +78,13 @@ class ButdBottomUp(nn.Module):
             self.region_size = config.region_size
             return
         self.backbone = build_backbone(config)
-        self.channels_last = getattr(self.backbone._backbone, "output_fmt", "NCHW") == Format.NHWC
+        self.channels_last = getattr(getattr(self.backbone, "_backbone", None), "output_fmt", "NCHW") == Format.NHWC
         if config.selector == "rpn":
             self.selector = ButdRpnSelector(config, self.backbone.channels)
             self.region_size = self.selector.region_head.region_size
+        elif config.selector == "faster_rcnn_c4":
+            self.region_size = self.backbone.region_size
+            self.selector = ButdFasterRcnnSelector(config, self.backbone.channels[-1], self.region_size)
         else:
             self.selector = SELECTORS[config.selector](config)
             self.region_size = sum(self.backbone.channels)
@@ -88,6 +95,7 @@ class ButdBottomUp(nn.Module):
         pixel_mask: torch.Tensor | None = None,
         region_boxes: torch.Tensor | None = None,
         region_mask: torch.Tensor | None = None,
+        image_scale: torch.Tensor | None = None,
         **kwargs,
     ) -> ButdRegions:
         """
@@ -99,6 +107,8 @@ class ButdBottomUp(nn.Module):
                 instead of selecting any: `x0, y0, x1, y1` in [0, 1] of the unpadded image.
             region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where
                 `region_boxes` has a box; everywhere by default.
+            image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of the image per pixel of
+                the original picture, which `"faster_rcnn_c4"` wants to know; 1 by default.
 
         Raises:
             ValueError: The selector is `"given"`: regions have to be given ready.
@@ -118,7 +128,8 @@ class ButdBottomUp(nn.Module):
             order.append(rows)
             boxes = region_boxes[rows] if region_boxes is not None else None
             mask = region_mask[rows] if region_mask is not None else None
-            groups.append(self.regions(image, boxes, mask))
+            scale = image_scale[rows] if image_scale is not None else None
+            groups.append(self.regions(image, boxes, mask, scale))
         return concatenate_regions(groups, torch.cat(order).argsort())
 
     def images_by_size(
@@ -195,9 +206,15 @@ class ButdBottomUp(nn.Module):
         return self.selector.region_head(pyramid, boxes, mask.float(), mask, refine=torch.zeros_like(mask))[0]
 
     def regions(
-        self, pixel_values: torch.Tensor, boxes: torch.Tensor | None, mask: torch.Tensor | None
+        self,
+        pixel_values: torch.Tensor,
+        boxes: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        image_scale: torch.Tensor | None = None,
     ) -> ButdRegions:
         """Regions of images of one size, without padding: selected, or pooled at the given boxes."""
+        if self.config.selector == "faster_rcnn_c4":  # its last stage sees regions, not the image
+            return self.selector(self.backbone, pixel_values, boxes, mask, image_scale)
         feature_map = self.feature_map(pixel_values)
         if boxes is None:
             return self.selector(feature_map)

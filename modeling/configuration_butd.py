@@ -36,6 +36,7 @@ TASK_PIPELINES = {
 OLDER_AUTO_CLASSES = {"AutoModelForInstanceSegmentation": "AutoModelForImageSegmentation"}
 
 PYRAMID_INDICES = (-3, -2, -1)  # strides 8, 16 and 32 of the usual backbones
+PUBLISHED_LABELS, PUBLISHED_ATTRIBUTES = 1600, 400  # of Visual Genome, by Anderson et al. (2018)
 
 
 def _require(owner: PreTrainedConfig, field: str, holds: bool, expected: str) -> None:
@@ -54,10 +55,12 @@ class ButdBottomUpConfig(PreTrainedConfig):
         out_indices (`list[int]`, *optional*): Which of the backbone's feature maps are used: by default the three
             coarsest for `"rpn"`, which makes a pyramid of them, and the coarsest for the others, which average
             several maps down to the coarsest of them and concatenate them.
-        selector (`"grid"`, `"saliency"`, `"rpn"` or `"given"`): `"grid"` keeps every cell of the feature map;
-            `"saliency"` scores multi-scale windows by centre-surround contrast and keeps the best, without training;
-            `"rpn"` proposes boxes by learned objectness; `"given"` has no backbone: whoever calls the model brings
-            ready regions of `region_size`.
+        selector (`"grid"`, `"saliency"`, `"rpn"`, `"faster_rcnn_c4"` or `"given"`): `"grid"` keeps every cell of the
+            feature map; `"saliency"` scores multi-scale windows by centre-surround contrast and keeps the best,
+            without training; `"rpn"` proposes boxes by learned objectness; `"faster_rcnn_c4"` is the published
+            detector, whose backbone was `"resnet101"`, with 10 to 100 regions, a score threshold of 0.2 and an NMS
+            threshold of 0.3; `"given"` has no backbone: whoever calls the model brings ready regions of
+            `region_size`.
         num_regions (`int`): At most this many regions are kept per image (`"grid"` keeps every cell).
         min_regions (`int`): At least this many are kept (never more than `num_regions`), however low they
             score.
@@ -68,13 +71,22 @@ class ButdBottomUpConfig(PreTrainedConfig):
         fpn_size (`int`): Channels of the feature pyramid of `"rpn"`, a multiple of 8.
         num_candidates (`int`): Boxes of `"rpn"` that enter non-maximum suppression, the best of all.
         region_head_size (`int`): Width of what the region head of `"rpn"` adds to the backbone's own feature.
-        num_region_labels (`int`): Object classes that the region head tells apart; 0 for none.
-        num_region_attributes (`int`): Attributes that the region head tells apart; 0 for none.
         region_mask_size (`int`): Side of the soft mask that the region head draws in each box, even; 0 for none.
         image_grid_size (`int`): `"rpn"` adds the cells of a grid of this many rows and columns over the whole image
             to its regions, beyond `num_regions` and with saliency 0; 0 for none.
         num_noised_boxes (`int`): Noised copies of each labelled box that join the proposals of `"rpn"` in training.
         box_noise (`float`): How far noise moves and scales them, as a fraction of their size in [0, 1).
+        variant (`"caffe"` or `"detectron2"`): Whose numbers `"faster_rcnn_c4"` gives: those of the original, or those
+            of the ports to detectron2.
+        num_proposals (`int`): Boxes that the region proposal network of `"faster_rcnn_c4"` proposes, at most.
+        rpn_size (`int`): Width of that network.
+        num_region_labels (`int`): Object classes that regions are told apart by; with `"faster_rcnn_c4"` as many as
+            `id2label` names, 1600 by default.
+        num_region_attributes (`int`): Attributes of regions; with `"faster_rcnn_c4"` as many as `id2attribute` names;
+            400 by default if the number of classes isn't given either, 0 for none.
+        id2attribute (`dict[int, str]`): Names of the attributes.
+        computation (`"plain"`, `"fast"` or `"approximate"`): How `"faster_rcnn_c4"` computes features: layer by layer;
+            the same to rounding, faster; or from a quarter of each region's cells, much faster and with other numbers.
         freeze_batch_norm (`bool`): Whether batch norm keeps its statistics and affine parameters in training.
         region_size (`int`): Size of the features of ready regions, for `"given"`; other selectors have their
             backbone's.
@@ -87,7 +99,7 @@ class ButdBottomUpConfig(PreTrainedConfig):
     backbone: str = "tf_efficientnet_lite2"
     out_indices: list[int] | tuple[int, ...] | None = None
     num_channels: int = 3
-    selector: Literal["grid", "saliency", "rpn", "given"] = "rpn"
+    selector: Literal["grid", "saliency", "rpn", "faster_rcnn_c4", "given"] = "rpn"
     num_regions: int = 36  # as in the original bottom-up features
     min_regions: int = 10  # the original kept 10 to 100
     score_threshold: float = 0.0
@@ -99,12 +111,17 @@ class ButdBottomUpConfig(PreTrainedConfig):
     )
     num_candidates: int = 512  # an object has about ten near-copies, and 36 regions must remain
     region_head_size: int = 256
-    num_region_labels: int = 0  # saliency needs no classes
-    num_region_attributes: int = 0
     region_mask_size: int = 0
     image_grid_size: int = 0
     num_noised_boxes: int = 2  # early proposals miss most objects, which would then teach the heads nothing
     box_noise: float = 0.4  # most copies overlap their box by more than half, as good proposals do
+    variant: Literal["caffe", "detectron2"] = "caffe"
+    num_proposals: int = 300
+    rpn_size: int = 512
+    num_region_labels: int = 0  # saliency needs no classes
+    num_region_attributes: int = 0
+    id2attribute: dict[int, str] | dict[str, str] | None = None
+    computation: Literal["plain", "fast", "approximate"] = "fast"
     freeze_batch_norm: bool = True  # batches of region data are small and unlike ImageNet's
     region_size: int | None = None  # published features come from detectors that are not part of the checkpoint
     backbone_kwargs: dict[str, Any] | None = None
@@ -114,7 +131,24 @@ class ButdBottomUpConfig(PreTrainedConfig):
             self.out_indices = PYRAMID_INDICES if self.selector == "rpn" else (-1,)
         self.out_indices = list(self.out_indices)
         self.window_sizes = list(self.window_sizes)
+        if self.selector == "faster_rcnn_c4":
+            self._name_labels()
         super().__post_init__(**kwargs)
+
+    def _name_labels(self):
+        """Numbers of classes and attributes from their names, or names from their numbers."""
+        if self.id2attribute is not None:
+            self.id2attribute = {int(index): name for index, name in self.id2attribute.items()}  # text in JSON
+            self.num_region_attributes = self.num_region_attributes or len(self.id2attribute)
+        if self.id2label is None:
+            if not self.num_region_labels and not self.num_region_attributes:
+                self.num_region_attributes = PUBLISHED_ATTRIBUTES
+            self.num_region_labels = self.num_region_labels or PUBLISHED_LABELS
+            self.id2label = {index: f"LABEL_{index}" for index in range(self.num_region_labels)}
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        self.num_region_labels = self.num_region_labels or len(self.id2label)
+        if self.id2attribute is None and self.num_region_attributes:
+            self.id2attribute = {index: f"ATTRIBUTE_{index}" for index in range(self.num_region_attributes)}
 
     def validate_bottom_up(self):
         """Checks ranges; called by `@strict` after the types."""
@@ -123,6 +157,15 @@ class ButdBottomUpConfig(PreTrainedConfig):
         _require(self, "num_regions", self.num_regions > 0, "positive")
         _require(self, "min_regions", self.min_regions > 0, "positive")
         _require(self, "nms_threshold", 0.0 < self.nms_threshold <= 1.0, "in (0, 1]")
+        for field in ("num_proposals", "rpn_size"):
+            _require(self, field, getattr(self, field) > 0, "positive")
+        for field in ("num_region_labels", "num_region_attributes"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        if self.selector == "faster_rcnn_c4":
+            agrees = set(self.id2label) == set(range(self.num_region_labels))
+            _require(self, "id2label", agrees, f"a name for each of num_region_labels={self.num_region_labels}")
+            agrees = set(self.id2attribute or {}) == set(range(self.num_region_attributes))
+            _require(self, "id2attribute", agrees, f"a name for each of {self.num_region_attributes} attributes")
         in_range = len(self.window_sizes) > 0 and all(0.0 < size <= 1.0 for size in self.window_sizes)
         _require(self, "window_sizes", in_range, "a non-empty list of fractions in (0, 1]")
         _require(self, "fpn_size", self.fpn_size > 0 and self.fpn_size % 8 == 0, "a positive multiple of 8")

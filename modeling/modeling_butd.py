@@ -106,6 +106,7 @@ class ButdModel(ButdPreTrainedModel):
         region_features: torch.FloatTensor | None = None,
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
     ) -> ButdEncoderOutput:
         """
         Encodes images, or ready regions, once for any number of texts about them.
@@ -122,6 +123,8 @@ class ButdModel(ButdPreTrainedModel):
                 `pixel_values`, which regions to pool.
             region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a
                 region; everywhere by default.
+            image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of each image per pixel of
+                the original picture, which the selector `"faster_rcnn_c4"` wants to know; 1 by default.
 
         Raises:
             ValueError: Neither pixels nor features were given, or their sizes don't fit.
@@ -129,7 +132,7 @@ class ButdModel(ButdPreTrainedModel):
         if region_features is None:
             if pixel_values is None:
                 raise ValueError("Give `pixel_values`, or `region_features` with `region_boxes`; got neither.")
-            regions = self.bottom_up(pixel_values, pixel_mask, region_boxes=region_boxes, region_mask=region_mask)
+            regions = self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
         else:
             regions = self.ready_regions(region_features, region_boxes, region_mask)
         memory = self.top_down.memorize(regions)
@@ -171,6 +174,7 @@ class ButdModel(ButdPreTrainedModel):
         region_features: torch.FloatTensor | None = None,
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
         cache: Cache | None = None,
         use_cache: bool | None = None,
@@ -191,7 +195,9 @@ class ButdModel(ButdPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if encoder_outputs is None:
-            encoder_outputs = self.encode(pixel_values, pixel_mask, region_features, region_boxes, region_mask)
+            encoder_outputs = self.encode(
+                pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale
+            )
         if input_ids is None and inputs_embeds is None:
             num_images = encoder_outputs.memory.hidden_states.shape[0]
             input_ids = torch.full((num_images, 1), self.config.bos_token_id, device=self.device)
@@ -258,6 +264,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         region_features: torch.FloatTensor | None = None,
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
         cache: Cache | None = None,
         labels: torch.LongTensor | None = None,
@@ -288,6 +295,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
             region_features=region_features,
             region_boxes=region_boxes,
             region_mask=region_mask,
+            image_scale=image_scale,
             encoder_outputs=encoder_outputs,
             cache=cache,
             use_cache=use_cache,
@@ -338,6 +346,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         region_features: torch.FloatTensor | None = None,
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
         repeatable_token_ids: list[int] | None = None,
         logits_processor: LogitsProcessorList | None = None,
@@ -359,7 +368,9 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         """
         if encoder_outputs is None:
             pixel_values = inputs if pixel_values is None else pixel_values
-            encoder_outputs = self.model.encode(pixel_values, pixel_mask, region_features, region_boxes, region_mask)
+            encoder_outputs = self.model.encode(
+                pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale
+            )
         num_images = encoder_outputs.last_hidden_state.shape[0]
         if input_ids is not None and input_ids.shape[0] != num_images:
             raise ValueError(

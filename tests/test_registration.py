@@ -44,7 +44,7 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from butd_hf.modeling.modeling_butd import ButdModel
-assert MODEL_MAPPING[butd_hf.ButdConfig] is ButdModel
+assert MODEL_MAPPING[butd_hf.ButdConfig][0] is ButdModel
 """
 
 

@@ -1,11 +1,15 @@
 """Every kind of checkpoint that can be converted: a file for its converter, and a line here."""
 
-from . import up_down_captioner
+from . import faster_rcnn_detectron2, faster_rcnn_milvlg, up_down_captioner
 from .checkpoint_kind import CheckpointKind
 from .sources import ConversionError, SourceCheckpoint
 
 
-KINDS: tuple[CheckpointKind, ...] = (up_down_captioner.KIND,)
+KINDS: tuple[CheckpointKind, ...] = (
+    faster_rcnn_detectron2.KIND,
+    faster_rcnn_milvlg.KIND,
+    up_down_captioner.KIND,
+)
 
 SHOWN_NAMES = 8  # of an unknown checkpoint's tensors
 

@@ -1,0 +1,56 @@
+import torch
+
+from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
+from butd_hf.modeling.head_faster_rcnn import ButdFasterRcnnHead
+
+
+def head(**kwargs) -> ButdFasterRcnnHead:
+    kwargs = {"num_region_labels": 5, "num_region_attributes": 3, **kwargs}
+    return ButdFasterRcnnHead(ButdBottomUpConfig(selector="faster_rcnn_c4", **kwargs), region_size=32)
+
+
+@torch.no_grad()
+def test_attributes_follow_the_likeliest_class():
+    model, features = head(), torch.randn(4, 32)
+    model.class_embedding.weight.mul_(10)
+    class_logits, attribute_logits = model(features)
+    assert class_logits.shape == (4, 6) and attribute_logits.shape == (4, 4)
+    state = model.state_dict()
+    for feature, classes, attributes in zip(features, class_logits, attribute_logits, strict=True):
+        scores = state["classifier.weight"] @ feature + state["classifier.bias"]
+        torch.testing.assert_close(classes, scores, atol=1e-5, rtol=1e-5)
+        joined = torch.cat([feature, state["class_embedding.weight"][scores.argmax()]])
+        hidden = (state["attribute_proj.weight"] @ joined + state["attribute_proj.bias"]).clamp(min=0)
+        expected = state["attribute_classifier.weight"] @ hidden + state["attribute_classifier.bias"]
+        torch.testing.assert_close(attributes, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_published_sizes():
+    config = ButdBottomUpConfig(selector="faster_rcnn_c4")
+    with torch.device("meta"):
+        model = ButdFasterRcnnHead(config, region_size=2048)
+    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == {
+        "classifier.weight": (1601, 2048),
+        "classifier.bias": (1601,),
+        "deltas.weight": (6400, 2048),
+        "deltas.bias": (6400,),
+        "class_embedding.weight": (1601, 256),
+        "attribute_proj.weight": (512, 2304),
+        "attribute_proj.bias": (512,),
+        "attribute_classifier.weight": (401, 512),
+        "attribute_classifier.bias": (401,),
+    }
+
+
+@torch.no_grad()
+def test_deltas_are_those_of_the_class():
+    model, features, labels = head(), torch.randn(3, 32), torch.tensor([4, 0, 2])
+    deltas = model.box_deltas(features, labels)
+    for row, label in enumerate(labels.tolist()):
+        assert torch.equal(deltas[row], model.deltas(features)[row, 4 * label : 4 * label + 4])
+
+
+def test_without_attributes():
+    model = head(num_region_attributes=0)
+    assert model(torch.randn(2, 32))[1] is None
+    assert not any("attribute" in name or "embedding" in name for name in model.state_dict())
