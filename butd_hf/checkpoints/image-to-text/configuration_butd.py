@@ -32,6 +32,12 @@ TASK_PIPELINES = {
     },
 }
 
+# auto class -> an older name of it, under which a pipeline looks for a checkpoint's code
+OLDER_AUTO_CLASSES = {"AutoModelForInstanceSegmentation": "AutoModelForImageSegmentation"}
+
+PYRAMID_INDICES = (-3, -2, -1)  # strides 8, 16 and 32 of the usual backbones
+PUBLISHED_LABELS, PUBLISHED_ATTRIBUTES = 1600, 400  # of Visual Genome, by Anderson et al. (2018)
+
 
 def _require(owner: PreTrainedConfig, field: str, holds: bool, expected: str) -> None:
     if not holds:
@@ -46,10 +52,15 @@ class ButdBottomUpConfig(PreTrainedConfig):
 
     Args:
         backbone (`str`): Name of any timm model that supports `features_only`.
-        out_indices (`list[int]`): Which of the backbone's feature maps are used. Several maps are averaged down to
-            the coarsest of them and concatenated.
-        selector (`"grid"` or `"saliency"`): `"grid"` keeps every cell of the feature map; `"saliency"` scores
-            multi-scale windows by centre-surround contrast and keeps the best, without training.
+        out_indices (`list[int]`, *optional*): Which of the backbone's feature maps are used: by default the three
+            coarsest for `"rpn"`, which makes a pyramid of them, and the coarsest for the others, which average
+            several maps down to the coarsest of them and concatenate them.
+        selector (`"grid"`, `"saliency"`, `"rpn"`, `"faster_rcnn_c4"` or `"given"`): `"grid"` keeps every cell of the
+            feature map; `"saliency"` scores multi-scale windows by centre-surround contrast and keeps the best,
+            without training; `"rpn"` proposes boxes by learned objectness; `"faster_rcnn_c4"` is the published
+            detector, whose backbone was `"resnet101"`, with 10 to 100 regions, a score threshold of 0.2 and an NMS
+            threshold of 0.3; `"given"` has no backbone: whoever calls the model brings ready regions of
+            `region_size`.
         num_regions (`int`): At most this many regions are kept per image (`"grid"` keeps every cell).
         min_regions (`int`): At least this many are kept (never more than `num_regions`), however low they
             score.
@@ -57,7 +68,28 @@ class ButdBottomUpConfig(PreTrainedConfig):
         nms_threshold (`float`): Intersection over union in (0, 1] above which the lower ranked of two is dropped.
         window_sizes (`list[float]`): Window sides tried by `"saliency"`, as fractions of the image side.
         keep_whole_image (`bool`): Whether `"saliency"` keeps the whole image as one of its regions.
+        fpn_size (`int`): Channels of the feature pyramid of `"rpn"`, a multiple of 8.
+        num_candidates (`int`): Boxes of `"rpn"` that enter non-maximum suppression, the best of all.
+        region_head_size (`int`): Width of what the region head of `"rpn"` adds to the backbone's own feature.
+        region_mask_size (`int`): Side of the soft mask that the region head draws in each box, even; 0 for none.
+        image_grid_size (`int`): `"rpn"` adds the cells of a grid of this many rows and columns over the whole image
+            to its regions, beyond `num_regions` and with saliency 0; 0 for none.
+        num_noised_boxes (`int`): Noised copies of each labelled box that join the proposals of `"rpn"` in training.
+        box_noise (`float`): How far noise moves and scales them, as a fraction of their size in [0, 1).
+        variant (`"caffe"` or `"detectron2"`): Whose numbers `"faster_rcnn_c4"` gives: those of the original, or those
+            of the ports to detectron2.
+        num_proposals (`int`): Boxes that the region proposal network of `"faster_rcnn_c4"` proposes, at most.
+        rpn_size (`int`): Width of that network.
+        num_region_labels (`int`): Object classes that regions are told apart by; with `"faster_rcnn_c4"` as many as
+            `id2label` names, 1600 by default.
+        num_region_attributes (`int`): Attributes of regions; with `"faster_rcnn_c4"` as many as `id2attribute` names;
+            400 by default if the number of classes isn't given either, 0 for none.
+        id2attribute (`dict[int, str]`): Names of the attributes.
+        computation (`"plain"`, `"fast"` or `"approximate"`): How `"faster_rcnn_c4"` computes features: layer by layer;
+            the same to rounding, faster; or from a quarter of each region's cells, much faster and with other numbers.
         freeze_batch_norm (`bool`): Whether batch norm keeps its statistics and affine parameters in training.
+        region_size (`int`): Size of the features of ready regions, for `"given"`; other selectors have their
+            backbone's.
         backbone_kwargs (`dict`): Further arguments of `timm.create_model`.
     """
 
@@ -65,22 +97,58 @@ class ButdBottomUpConfig(PreTrainedConfig):
     base_config_key = "bottom_up_config"
 
     backbone: str = "tf_efficientnet_lite2"
-    out_indices: list[int] | tuple[int, ...] = (-1,)
+    out_indices: list[int] | tuple[int, ...] | None = None
     num_channels: int = 3
-    selector: Literal["grid", "saliency"] = "saliency"
+    selector: Literal["grid", "saliency", "rpn", "faster_rcnn_c4", "given"] = "rpn"
     num_regions: int = 36  # as in the original bottom-up features
     min_regions: int = 10  # the original kept 10 to 100
     score_threshold: float = 0.0
     nms_threshold: float = 0.5
     window_sizes: list[float] | tuple[float, ...] = (0.2, 0.3, 0.45, 0.7, 1.0)  # near-geometric, a child to a scene
     keep_whole_image: bool = True  # a scene has no centre-surround contrast, yet captions name it
+    fpn_size: int = (
+        128  # the head costs its square; half of Lin et al.'s 256 keeps selection cheaper than the backbone
+    )
+    num_candidates: int = 512  # an object has about ten near-copies, and 36 regions must remain
+    region_head_size: int = 256
+    region_mask_size: int = 0
+    image_grid_size: int = 0
+    num_noised_boxes: int = 2  # early proposals miss most objects, which would then teach the heads nothing
+    box_noise: float = 0.4  # most copies overlap their box by more than half, as good proposals do
+    variant: Literal["caffe", "detectron2"] = "caffe"
+    num_proposals: int = 300
+    rpn_size: int = 512
+    num_region_labels: int = 0  # saliency needs no classes
+    num_region_attributes: int = 0
+    id2attribute: dict[int, str] | dict[str, str] | None = None
+    computation: Literal["plain", "fast", "approximate"] = "fast"
     freeze_batch_norm: bool = True  # batches of region data are small and unlike ImageNet's
+    region_size: int | None = None  # published features come from detectors that are not part of the checkpoint
     backbone_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
+        if self.out_indices is None:
+            self.out_indices = PYRAMID_INDICES if self.selector == "rpn" else (-1,)
         self.out_indices = list(self.out_indices)
         self.window_sizes = list(self.window_sizes)
+        if self.selector == "faster_rcnn_c4":
+            self._name_labels()
         super().__post_init__(**kwargs)
+
+    def _name_labels(self):
+        """Numbers of classes and attributes from their names, or names from their numbers."""
+        if self.id2attribute is not None:
+            self.id2attribute = {int(index): name for index, name in self.id2attribute.items()}  # text in JSON
+            self.num_region_attributes = self.num_region_attributes or len(self.id2attribute)
+        if self.id2label is None:
+            if not self.num_region_labels and not self.num_region_attributes:
+                self.num_region_attributes = PUBLISHED_ATTRIBUTES
+            self.num_region_labels = self.num_region_labels or PUBLISHED_LABELS
+            self.id2label = {index: f"LABEL_{index}" for index in range(self.num_region_labels)}
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        self.num_region_labels = self.num_region_labels or len(self.id2label)
+        if self.id2attribute is None and self.num_region_attributes:
+            self.id2attribute = {index: f"ATTRIBUTE_{index}" for index in range(self.num_region_attributes)}
 
     def validate_bottom_up(self):
         """Checks ranges; called by `@strict` after the types."""
@@ -89,8 +157,29 @@ class ButdBottomUpConfig(PreTrainedConfig):
         _require(self, "num_regions", self.num_regions > 0, "positive")
         _require(self, "min_regions", self.min_regions > 0, "positive")
         _require(self, "nms_threshold", 0.0 < self.nms_threshold <= 1.0, "in (0, 1]")
+        for field in ("num_proposals", "rpn_size"):
+            _require(self, field, getattr(self, field) > 0, "positive")
+        for field in ("num_region_labels", "num_region_attributes"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        if self.selector == "faster_rcnn_c4":
+            agrees = set(self.id2label) == set(range(self.num_region_labels))
+            _require(self, "id2label", agrees, f"a name for each of num_region_labels={self.num_region_labels}")
+            agrees = set(self.id2attribute or {}) == set(range(self.num_region_attributes))
+            _require(self, "id2attribute", agrees, f"a name for each of {self.num_region_attributes} attributes")
         in_range = len(self.window_sizes) > 0 and all(0.0 < size <= 1.0 for size in self.window_sizes)
         _require(self, "window_sizes", in_range, "a non-empty list of fractions in (0, 1]")
+        _require(self, "fpn_size", self.fpn_size > 0 and self.fpn_size % 8 == 0, "a positive multiple of 8")
+        _require(self, "num_candidates", self.num_candidates > 0, "positive")
+        _require(self, "region_head_size", self.region_head_size > 0, "positive")
+        for field in ("num_region_labels", "num_region_attributes", "image_grid_size", "num_noised_boxes"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        even = self.region_mask_size >= 0 and self.region_mask_size % 2 == 0
+        _require(self, "region_mask_size", even, "even, zero or positive")
+        _require(self, "box_noise", 0.0 <= self.box_noise < 1.0, "in [0, 1)")
+        if self.selector == "given":
+            _require(self, "region_size", (self.region_size or 0) > 0, "positive with the selector 'given'")
+        else:
+            _require(self, "region_size", self.region_size is None, "left out: the backbone decides it")
 
 
 # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
@@ -100,7 +189,8 @@ class ButdTopDownConfig(PreTrainedConfig):
     The top-down half: a decoder that attends to the regions, given what the task knows so far.
 
     Args:
-        decoder (`"transformer"`): The decoder's kind.
+        decoder (`"transformer"`, `"lstm"` or `"gru"`): The decoder's kind. `"lstm"` is the Up-Down model of
+            Anderson et al. 2018, an attention LSTM and a language LSTM; `"gru"` is the same with one GRU.
         vocab_size (`int`): Number of tokens.
         hidden_size (`int`): Width of the decoder.
         num_hidden_layers (`int`): Number of decoder layers.
@@ -111,13 +201,29 @@ class ButdTopDownConfig(PreTrainedConfig):
         max_position_embeddings (`int`): Longest text in tokens.
         dropout (`float`): Dropout of embeddings and residual branches, in [0, 1).
         attention_dropout (`float`): Dropout of attention weights, in [0, 1).
+        recurrent_variant (`"paper"` or `"port"`): Which published model `"lstm"` and `"gru"` follow.
+
+            | | `"paper"` (Caffe) | `"port"` (PyTorch, ruotianluo) |
+            |---|---|---|
+            | embeddings | as they are | ReLU, dropout |
+            | regions and their mean | as they are | each projected to `hidden_size`, ReLU, dropout |
+            | attention | without biases | with biases |
+            | inputs of the attention LSTM | word, mean, language state | language state, mean, word |
+            | inputs of the language LSTM | attention state, attended | attended, attention state |
+            | before the output layer | nothing | dropout |
+            | forget gates begin with | a bias of 1 | no bias |
+
+        embedding_size (`int`): Width of the word embeddings of `"lstm"` and `"gru"`; `hidden_size` by default, which
+            an output layer that shares them needs.
+        attention_size (`int`): Hidden units of the attention over regions of `"lstm"` and `"gru"`.
+        output_bias (`bool`): Whether the output layer has a bias.
         region_dropout (`float`): Share of whole regions hidden from the decoder in training, in [0, 1).
     """
 
     model_type = "butd_top_down"
     base_config_key = "top_down_config"
 
-    decoder: Literal["transformer"] = "transformer"
+    decoder: Literal["transformer", "lstm", "gru"] = "transformer"
     vocab_size: int = 10000
     hidden_size: int = 256
     num_hidden_layers: int = 3
@@ -129,11 +235,20 @@ class ButdTopDownConfig(PreTrainedConfig):
     dropout: float = 0.1
     attention_dropout: float = 0.0
     region_dropout: float = 0.0
+    recurrent_variant: Literal["paper", "port"] = "port"  # its projections suit features of any size and scale
+    embedding_size: int | None = None
+    attention_size: int = 512  # as published
+    output_bias: bool = False  # published Up-Down models have one
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the decoder keeps a state of one size instead of keys and values, and looks at no boxes."""
+        return self.decoder in ("lstm", "gru")
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """This config itself: `decoder` names a kind here, not a nested config as transformers would guess."""
@@ -141,13 +256,16 @@ class ButdTopDownConfig(PreTrainedConfig):
 
     def validate_top_down(self):
         """Checks ranges; called by `@strict` after the types."""
-        for field in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size"):
+        for field in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "attention_size"):
             _require(self, field, getattr(self, field) > 0, "positive")
         _require(self, "num_hidden_layers", self.num_hidden_layers > 0, "positive")
         _require(self, "num_region_layers", self.num_region_layers >= 0, "zero or positive")
         _require(self, "max_position_embeddings", self.max_position_embeddings > 0, "positive")
         divides = self.hidden_size % self.num_attention_heads == 0
         _require(self, "num_attention_heads", divides, f"a divisor of hidden_size={self.hidden_size}")
+        if self.embedding_size is not None:
+            _require(self, "embedding_size", self.embedding_size > 0, "positive")
+            _require(self, "embedding_size", self.is_recurrent, "left out with the decoder 'transformer'")
         for field in ("dropout", "attention_dropout", "region_dropout"):
             _require(self, field, 0.0 <= getattr(self, field) < 1.0, "in [0, 1)")
 
@@ -162,6 +280,15 @@ class ButdConfig(PreTrainedConfig):
         bottom_up_config (`dict` or `ButdBottomUpConfig`): What proposes, ranks and pools regions.
         top_down_config (`dict` or `ButdTopDownConfig`): What attends to them.
         label_smoothing (`float`): Label smoothing of the token loss, in [0, 1).
+        class_cost, bbox_cost, giou_cost (`float`): Weights of class, L1 and generalised IoU when predictions are
+            matched with labelled objects.
+        class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient, mask_loss_coefficient,
+            dice_loss_coefficient (`float`): Weights of the losses of matched predictions.
+        bottom_up_loss_coefficient (`float`): Weight of the losses of proposals and of the region head.
+        auxiliary_loss (`bool`): Whether the decoder layers before the last are trained on the labels as well.
+        one_to_many (`int`): Predictions matched with each object in a second pass of training, over noised labels
+            and proposals; 0 to leave that pass out.
+        mask_size (`int`): Side of the mask that instance segmentation draws in each box, even.
         tie_word_embeddings (`bool`): Whether the output layer shares the word embeddings.
 
     Example:
@@ -182,6 +309,18 @@ class ButdConfig(PreTrainedConfig):
     bottom_up_config: dict | PreTrainedConfig | None = None
     top_down_config: dict | PreTrainedConfig | None = None
     label_smoothing: float = 0.0
+    class_cost: float = 2.0  # these and the coefficients: as in Deformable DETR and RT-DETR
+    bbox_cost: float = 5.0
+    giou_cost: float = 2.0
+    class_loss_coefficient: float = 1.0
+    bbox_loss_coefficient: float = 5.0
+    giou_loss_coefficient: float = 2.0
+    mask_loss_coefficient: float = 1.0
+    dice_loss_coefficient: float = 1.0
+    bottom_up_loss_coefficient: float = 1.0
+    auxiliary_loss: bool = True
+    one_to_many: int = 4  # one to one alone leaves too few positives to learn from on little data
+    mask_size: int = 28  # as in Mask R-CNN
     is_encoder_decoder: bool = True  # the image is encoded once, the text is decoded step by step
     tie_word_embeddings: bool = True
     pad_token_id: int | None = None
@@ -225,13 +364,33 @@ class ButdConfig(PreTrainedConfig):
         # loading a model tells its dtype to the halves, building one doesn't; their files look the same
         for name in self.sub_configs:
             output[name]["dtype"] = output["dtype"] or output[name]["dtype"]
+        auto_map = output.get("auto_map") or {}
+        for name, older_name in OLDER_AUTO_CLASSES.items():
+            if name in auto_map:
+                output["auto_map"] = auto_map = {**auto_map, older_name: auto_map[name]}
         if pipelines := self._task_pipelines():
             output["custom_pipelines"] = pipelines
         return output
 
+    def validate_tie_word_embeddings(self):
+        """Checks that shared word embeddings fit the output layer; called by `@strict` after the types."""
+        top_down = self.top_down_config
+        fits = top_down.embedding_size in (None, top_down.hidden_size)
+        expected = f"False with embedding_size={top_down.embedding_size} and hidden_size={top_down.hidden_size}"
+        _require(self, "tie_word_embeddings", fits or not self.tie_word_embeddings, expected)
+
     def validate_label_smoothing(self):
         """Checks the range; called by `@strict` after the types."""
         _require(self, "label_smoothing", 0.0 <= self.label_smoothing < 1.0, "in [0, 1)")
+
+    def validate_detection(self):
+        """Checks ranges; called by `@strict` after the types."""
+        _require(
+            self, "class_cost", self.class_cost + self.bbox_cost + self.giou_cost > 0, "positive, or another cost"
+        )
+        for field in ("class_cost", "bbox_cost", "giou_cost", "one_to_many"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        _require(self, "mask_size", self.mask_size > 0 and self.mask_size % 2 == 0, "even and positive")
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The part of the config that describes text: always the top-down decoder's."""

@@ -31,6 +31,10 @@ from transformers.image_utils import ChannelDimension, ImageInput, PILImageResam
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, auto_docstring
 
+from .annotations_butd import labels_of_annotations, unpadded_sizes
+from .post_processing_butd import objects_in_pixels, segments_in_pixels
+from .resizing_faster_rcnn import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
+
 
 DOWNLOAD_SECONDS = 30.0  # a server that stays silent this long is taken as failing
 HALF_GREY_LEVEL = 0.5 / 255  # floats this far outside [0, 1] still round to a valid 8-bit value
@@ -45,9 +49,13 @@ class ButdImageProcessorKwargs(ImagesKwargs, total=False):
     size_divisor (`int`, *optional*, defaults to `self.size_divisor`):
         With `size={"shortest_edge": ..., "longest_edge": ...}`, both sides are rounded to a multiple of it and are
         never shorter. Not used with `size={"height": ..., "width": ...}`.
+    recipe (`str`, *optional*, defaults to `self.recipe`):
+        `"caffe"` or `"detectron2"`: pictures become what that variant of the published bottom-up detector takes,
+        see `from_recipe`.
     """
 
     size_divisor: int | None
+    recipe: str | None
 
 
 @auto_docstring(
@@ -64,6 +72,9 @@ class ButdImageProcessorKwargs(ImagesKwargs, total=False):
     "longest_edge": ...}` keeps the aspect ratio up to rounding to `size_divisor`, pads bottom and right to the largest
     of the batch and returns `pixel_mask`, an int64 tensor (batch_size, height, width) that is 1 where the picture is.
     `longest_edge` always binds, so that memory is bounded for pictures of any shape.
+
+    With a `recipe`, `image_scale` is returned as well, float32 (batch_size,): pixels of each image per pixel of the
+    picture as it came.
     """
 )
 class ButdImageProcessor(TorchvisionBackend):
@@ -80,6 +91,7 @@ class ButdImageProcessor(TorchvisionBackend):
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.5, 0.5, 0.5)
     do_pad = True  # pictures resized to one height and width need none
+    recipe = None
 
     def __init__(self, **kwargs: Unpack[ButdImageProcessorKwargs]):
         super().__init__(**kwargs)
@@ -110,9 +122,40 @@ class ButdImageProcessor(TorchvisionBackend):
         }
         return cls(**{**backbone_kwargs, **kwargs})
 
+    @classmethod
+    def from_recipe(cls, recipe: str, **kwargs: Unpack[ButdImageProcessorKwargs]) -> "ButdImageProcessor":
+        """
+        An image processor for the published bottom-up detector: blue, green, red, each minus its mean.
+
+        Args:
+            recipe (`str`): `"caffe"` subtracts the mean, then resizes floats to 600 pixels on the short side, at most
+                1000 on the long one. `"detectron2"` resizes 8-bit values to 800 and at most 1333, then subtracts.
+                `resample`, `size_divisor`, `rescale_factor` and `image_std` play no part.
+            kwargs: Further arguments of the image processor, such as another `size`.
+
+        Raises:
+            ValueError: If there is no such recipe.
+        """
+        _check_recipe(recipe)
+        recipe_kwargs = {"size": PUBLISHED_SIZES[recipe], "image_mean": list(PUBLISHED_MEAN), "image_std": [1.0] * 3}
+        return cls(**{**recipe_kwargs, "recipe": recipe, **kwargs})
+
     @auto_docstring
-    def preprocess(self, images: ImageInput, **kwargs: Unpack[ButdImageProcessorKwargs]) -> BatchFeature:
-        return super().preprocess(images, **kwargs)
+    def preprocess(
+        self,
+        images: ImageInput,
+        annotations: dict[str, Any] | list[dict[str, Any]] | None = None,
+        return_segmentation_masks: bool = False,
+        **kwargs: Unpack[ButdImageProcessorKwargs],
+    ) -> BatchFeature:
+        r"""
+        annotations (`dict` or `list[dict]`, *optional*):
+            Of each picture, in COCO's detection format `{"image_id", "annotations": [{"bbox", "category_id", ...}]}`;
+            they become `labels`, what the detection models train on.
+        return_segmentation_masks (`bool`, *optional*, defaults to `False`):
+            Whether labels hold the masks that `segmentation` describes.
+        """
+        return super().preprocess(images, annotations, return_segmentation_masks, **kwargs)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """
@@ -175,7 +218,80 @@ class ButdImageProcessor(TorchvisionBackend):
             size = SizeDict(height=height, width=width)
         return super().resize(image, size=size, resample=resample, **kwargs)
 
-    def _standardize_kwargs(self, size_divisor: int | None = None, **kwargs: Any) -> dict[str, Any]:
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, torch.Tensor]]:
+        """
+        Objects of each image, best first. A box may come with several classes: each pair is scored by itself.
+
+        Args:
+            outputs (`ButdObjectDetectionOutput`): What the model returned for the batch.
+            threshold (`float`): Only pairs that score higher count.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original picture. Without, boxes are in [0, 1].
+            top_k (`int`): At most this many pairs of box and class per image.
+
+        Returns:
+            For each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) as `x0, y0, x1, y1` in pixels.
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch.
+        """
+        found = objects_in_pixels(outputs, threshold, target_sizes, top_k)
+        return [{name: objects[name] for name in ("scores", "labels", "boxes")} for objects in found]
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        return_coco_annotation: bool = False,
+        return_binary_maps: bool = False,
+        top_k: int = 100,
+    ) -> list[dict[str, Any]]:
+        """
+        Objects of each image as masks of its original size, best first.
+
+        Args:
+            outputs (`ButdInstanceSegmentationOutput`): What the model returned for the batch, in evaluation mode.
+            threshold (`float`): Only objects that score higher count.
+            mask_threshold (`float`): Pixels belong to an object above this probability.
+            overlap_mask_area_threshold (`float`): An object of which better ones cover more than the rest is left
+                out; only where objects may not overlap, that is with neither of the two options below.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original picture; those of the predicted masks by default.
+            return_coco_annotation (`bool`): Run-length encodings instead of a map, one per object, as those of
+                transformers: starts, from 1, and lengths of runs in row-major order.
+            return_binary_maps (`bool`): One boolean map per object instead of one map of all.
+            top_k (`int`): At most this many objects per image.
+
+        Returns:
+            For each image `segmentation`, an integer tensor (height, width) of ids with -1 where nothing is, or what
+            the two options say; and `segments_info`, a list of `{"id", "label_id", "score"}`.
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch, or both options were chosen.
+        """
+        return segments_in_pixels(
+            outputs,
+            threshold,
+            mask_threshold,
+            overlap_mask_area_threshold,
+            target_sizes,
+            return_coco_annotation,
+            return_binary_maps,
+            top_k,
+        )
+
+    def _standardize_kwargs(
+        self, size_divisor: int | None = None, recipe: str | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
         size = {} if kwargs["size"] is None else dict(kwargs["size"])  # none is needed without resizing
         forms = ({"height", "width"}, {"shortest_edge", "longest_edge"})
@@ -184,6 +300,11 @@ class ButdImageProcessor(TorchvisionBackend):
                 f"size must be positive and of the form {{'height', 'width'}} or {{'shortest_edge', 'longest_edge'}} "
                 f"(the longest edge bounds memory), got {size}."
             )
+        if recipe is not None:
+            _check_recipe(recipe)
+            if "shortest_edge" not in size:
+                raise ValueError(f"size must be like {PUBLISHED_SIZES[recipe]} for a recipe, got {size}.")
+        kwargs["recipe"] = recipe
         if not isinstance(size_divisor, int) or size_divisor < 1:
             raise ValueError(f"size_divisor must be a positive integer, got {size_divisor!r}.")
         if "longest_edge" in size and size["longest_edge"] < max(size["shortest_edge"], size_divisor):
@@ -201,6 +322,25 @@ class ButdImageProcessor(TorchvisionBackend):
         images = self.fetch_images(images)
         return [self.process_image(image, name=name, **kwargs) for name, image in _flatten(images, "images")]
 
+    def _preprocess_image_like_inputs(
+        self,
+        images: ImageInput,
+        annotations: dict[str, Any] | list[dict[str, Any]] | None = None,
+        return_segmentation_masks: bool = False,
+        **kwargs: Unpack[ButdImageProcessorKwargs],
+    ) -> BatchFeature:
+        images = self._prepare_image_like_inputs(images, **kwargs)
+        features = self._preprocess(images, **kwargs)
+        if annotations is None:
+            return features
+        features["labels"] = labels_of_annotations(
+            annotations,
+            [image.shape[-2:] for image in images],
+            unpadded_sizes(features),
+            return_segmentation_masks=return_segmentation_masks,
+        )
+        return features
+
     def _preprocess(
         self,
         images: list[torch.Tensor],
@@ -216,10 +356,16 @@ class ButdImageProcessor(TorchvisionBackend):
         do_pad: bool | None,
         pad_size: SizeDict | None,
         return_tensors: str | TensorType | None,
+        recipe: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        pixel_values = []
+        pixel_values, scales = [], []
         for image in images:  # one by one, never stacked, so that a picture's values cannot depend on its batch
+            if recipe is not None:
+                image, scale = published_pixels(image, recipe, size.shortest_edge, size.longest_edge, image_mean)
+                pixel_values.append(image)  # (3, height, width)
+                scales.append(scale)
+                continue
             if do_resize:
                 low, high = image.min(), image.max()
                 image = self.resize(image, size, resample=resample, size_divisor=size_divisor)
@@ -227,13 +373,21 @@ class ButdImageProcessor(TorchvisionBackend):
                     image = image.clamp(low, high)
             image = self.rescale_and_normalize(image, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
             pixel_values.append(image.to(torch.float32))  # (3, height, width)
+        scale = {} if recipe is None else {"image_scale": torch.tensor(scales)}  # (batch_size,)
         if not do_pad or (do_resize and size.height):
-            return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+            return BatchFeature({"pixel_values": pixel_values, **scale}, tensor_type=return_tensors)
         # zeros are the mean colour after normalisation
         pixel_values, pixel_mask = self.pad(
             pixel_values, pad_size=pad_size, return_mask=True, disable_grouping=True
         )  # each (3, height, width) and (height, width)
-        return BatchFeature({"pixel_values": pixel_values, "pixel_mask": pixel_mask}, tensor_type=return_tensors)
+        return BatchFeature(
+            {"pixel_values": pixel_values, "pixel_mask": pixel_mask, **scale}, tensor_type=return_tensors
+        )
+
+
+def _check_recipe(recipe: Any) -> None:
+    if recipe not in PUBLISHED_SIZES:
+        raise ValueError(f"recipe must be one of {', '.join(map(repr, PUBLISHED_SIZES))}, got {recipe!r}.")
 
 
 def _is_list(images: Any) -> bool:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -27,13 +28,16 @@ from .bottom_up_butd import ButdBottomUp
 from .configuration_butd import ButdConfig
 from .outputs_butd import ButdConditionalGenerationOutput, ButdEncoderOutput, ButdModelOutput
 from .regions_butd import ButdRegions
+from .top_down_gru import ButdGruDecoder
+from .top_down_lstm import ButdLstmDecoder
 from .top_down_transformer import ButdTransformerDecoder
+from .word_repetition_butd import ButdUniqueWordsLogitsProcessor
 
 
 if TYPE_CHECKING:  # not needed here, but files imported by this one are copied into checkpoints with it
     from .pipeline_image_to_text import ImageToTextPipeline as ImageToTextPipeline
 
-TOP_DOWN_DECODERS = {"transformer": ButdTransformerDecoder}
+TOP_DOWN_DECODERS = {"transformer": ButdTransformerDecoder, "lstm": ButdLstmDecoder, "gru": ButdGruDecoder}
 
 
 # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
@@ -45,8 +49,28 @@ class ButdPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _no_split_modules: ClassVar[list[str]] = ["ButdDecoderLayer", "ButdRegionLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["ButdDecoderLayer", "ButdRegionLayer", "ButdLstmCell", "ButdGruCell"]
     _skip_keys_device_placement: ClassVar[list[str]] = ["cache", "encoder_outputs"]
+
+    def initialize_weights(self):
+        super().initialize_weights()
+        # of code outside transformers, `_init_weights` sees only modules that hold parameters themselves; those below
+        # know better for some of their parts, and leave loaded ones alone
+        for module in self.modules():
+            if hasattr(module, "init_own_weights"):
+                module.init_own_weights()
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, (nn.LSTMCell, nn.GRUCell)):
+            bound = module.hidden_size**-0.5  # torch's own, which the shares of gates are made for
+            init.uniform_(module.weight_ih, -bound, bound)
+            init.uniform_(module.weight_hh, -bound, bound)
+            init.zeros_(module.bias_hh)
+            bias = torch.zeros_like(module.bias_ih)  # (num_gates * hidden_size,)
+            if isinstance(module, nn.LSTMCell):
+                bias.view(4, -1)[1] = module.forget_bias  # gates come as input, forget, cell, output
+            init.copy_(module.bias_ih, bias)
 
 
 # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
@@ -82,6 +106,7 @@ class ButdModel(ButdPreTrainedModel):
         region_features: torch.FloatTensor | None = None,
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
     ) -> ButdEncoderOutput:
         """
         Encodes images, or ready regions, once for any number of texts about them.
@@ -94,9 +119,12 @@ class ButdModel(ButdPreTrainedModel):
             region_features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`, *optional*):
                 Ready features, as `ButdRegions.features`.
             region_boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): `x0, y0, x1, y1`
-                in [0, 1]. With `region_features`, where they are; with `pixel_values`, which regions to pool.
+                in [0, 1]. With `region_features`, where they are, which a recurrent decoder need not be told; with
+                `pixel_values`, which regions to pool.
             region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a
                 region; everywhere by default.
+            image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of each image per pixel of
+                the original picture, which the selector `"faster_rcnn_c4"` wants to know; 1 by default.
 
         Raises:
             ValueError: Neither pixels nor features were given, or their sizes don't fit.
@@ -104,7 +132,7 @@ class ButdModel(ButdPreTrainedModel):
         if region_features is None:
             if pixel_values is None:
                 raise ValueError("Give `pixel_values`, or `region_features` with `region_boxes`; got neither.")
-            regions = self.bottom_up(pixel_values, pixel_mask, region_boxes=region_boxes, region_mask=region_mask)
+            regions = self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
         else:
             regions = self.ready_regions(region_features, region_boxes, region_mask)
         memory = self.top_down.memorize(regions)
@@ -119,6 +147,9 @@ class ButdModel(ButdPreTrainedModel):
                 f"`region_features` has shape {tuple(features.shape)}, expected "
                 f"(batch_size, num_regions, {self.bottom_up.region_size})."
             )
+        # CODEPATH: Up-Down and its kin ("lstm", "gru") look at no boxes, transformer decoders do
+        if boxes is None and self.config.top_down_config.is_recurrent:
+            boxes = features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(*features.shape[:2], 4)
         if boxes is None or boxes.shape != (*features.shape[:2], 4):
             raise ValueError(
                 f"`region_boxes` has shape {None if boxes is None else tuple(boxes.shape)}, expected "
@@ -143,6 +174,7 @@ class ButdModel(ButdPreTrainedModel):
         region_features: torch.FloatTensor | None = None,
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
         cache: Cache | None = None,
         use_cache: bool | None = None,
@@ -163,7 +195,9 @@ class ButdModel(ButdPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if encoder_outputs is None:
-            encoder_outputs = self.encode(pixel_values, pixel_mask, region_features, region_boxes, region_mask)
+            encoder_outputs = self.encode(
+                pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale
+            )
         if input_ids is None and inputs_embeds is None:
             num_images = encoder_outputs.memory.hidden_states.shape[0]
             input_ids = torch.full((num_images, 1), self.config.bos_token_id, device=self.device)
@@ -204,7 +238,10 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
     def __init__(self, config: ButdConfig):
         super().__init__(config)
         self.model = ButdModel(config)
-        self.lm_head = nn.Linear(config.top_down_config.hidden_size, config.top_down_config.vocab_size, bias=False)
+        top_down_config = config.top_down_config
+        self.lm_head = nn.Linear(
+            top_down_config.hidden_size, top_down_config.vocab_size, bias=top_down_config.output_bias
+        )
         self.post_init()
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
@@ -227,6 +264,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         region_features: torch.FloatTensor | None = None,
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
         cache: Cache | None = None,
         labels: torch.LongTensor | None = None,
@@ -257,6 +295,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
             region_features=region_features,
             region_boxes=region_boxes,
             region_mask=region_mask,
+            image_scale=image_scale,
             encoder_outputs=encoder_outputs,
             cache=cache,
             use_cache=use_cache,
@@ -307,7 +346,10 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         region_features: torch.FloatTensor | None = None,
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
+        repeatable_token_ids: list[int] | None = None,
+        logits_processor: LogitsProcessorList | None = None,
         **kwargs,
     ):
         """
@@ -317,13 +359,18 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
             inputs (`torch.FloatTensor`, *optional*): Another name of `pixel_values`.
             input_ids (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): How the text begins, padded on
                 the left; the begin token by default.
+            repeatable_token_ids (`list[int]`, *optional*): Let no word come twice but these (and those that begin, end
+                or pad), as the original Up-Down model was decoded with 19 stop words; `[]` for no exception. By
+                default every word may.
 
         See `ButdModel.encode` for the arguments about the image. The images are encoded once, whatever the number of
         beams or returned sequences.
         """
         if encoder_outputs is None:
             pixel_values = inputs if pixel_values is None else pixel_values
-            encoder_outputs = self.model.encode(pixel_values, pixel_mask, region_features, region_boxes, region_mask)
+            encoder_outputs = self.model.encode(
+                pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale
+            )
         num_images = encoder_outputs.last_hidden_state.shape[0]
         if input_ids is not None and input_ids.shape[0] != num_images:
             raise ValueError(
@@ -333,7 +380,21 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
             kwargs["decoder_input_ids"] = input_ids
             if attention_mask is not None:
                 kwargs["decoder_attention_mask"] = attention_mask
-        return super().generate(*args, encoder_outputs=encoder_outputs, **kwargs)
+        # nobody reads it, but `generate` would ask for a mask where one token begins, ends and pads
+        kwargs["attention_mask"] = encoder_outputs.regions.mask.long()
+        if repeatable_token_ids is not None:
+            config = self.config.top_down_config
+            ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+            special = [token for token in (config.pad_token_id, config.bos_token_id, *ends) if token is not None]
+            unique_words = ButdUniqueWordsLogitsProcessor([*repeatable_token_ids, *special])
+            logits_processor = LogitsProcessorList([*(logits_processor or []), unique_words])
+        return super().generate(*args, encoder_outputs=encoder_outputs, logits_processor=logits_processor, **kwargs)
+
+    def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args, **kwargs):
+        """As ever, but recurrent decoders make their own at the first step, of one size for texts of any length."""
+        # CODEPATH: transformer decoders keep keys and values, Up-Down and its kin ("lstm", "gru") one state
+        if not self.config.top_down_config.is_recurrent or model_kwargs.get("cache") is not None:
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
     def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs) -> GenerationConfig:
         """As ever, but never more than there are positions for: pipelines ask for 256 tokens by default."""

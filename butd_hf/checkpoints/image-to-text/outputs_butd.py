@@ -20,7 +20,49 @@ from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 from .regions_butd import ButdRegions
-from .top_down_transformer import ButdMemory
+
+
+@dataclass
+class ButdMemory(ModelOutput):
+    """
+    What a decoder keeps of an image's regions, computed once per image whatever the number of texts about it.
+
+    Args:
+        hidden_states (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): Regions in context.
+        attention_mask (`torch.Tensor`, *optional*): Which regions exist, as the attention implementation wants it
+            told; None if all do.
+        key_values (`tuple`): Keys and values of each layer, each of shape
+            `(batch_size, num_heads, num_regions, head_dim)`; of recurrent decoders one pair, without heads.
+        pooled (`torch.FloatTensor` of shape `(batch_size, value_size)`, *optional*): The mean of the regions, for
+            recurrent decoders.
+    """
+
+    hidden_states: torch.FloatTensor | None = None
+    attention_mask: torch.Tensor | None = None
+    key_values: tuple[tuple[torch.FloatTensor, torch.FloatTensor], ...] | None = None
+    pooled: torch.FloatTensor | None = None
+
+
+@dataclass
+class ButdTopDownOutput(ModelOutput):
+    """
+    What every decoder returns.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(num_texts, length, hidden_size)`): One state per token.
+        cache (`Cache`): What the next step needs of the steps before.
+        hidden_states (`tuple`): Embeddings and each layer's output, if asked for.
+        attentions (`tuple`): Each layer's attention over the tokens, if asked for, of shape
+            `(num_texts, num_heads, length, past_length + length)`.
+        cross_attentions (`tuple`): Each layer's attention over the regions, if asked for, of shape
+            `(num_texts, num_heads, length, num_regions)`.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    cache: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -87,4 +129,68 @@ class ButdConditionalGenerationOutput(ModelOutput):
     regions: ButdRegions | None = None
 
 
-__all__ = ["ButdConditionalGenerationOutput", "ButdEncoderOutput", "ButdModelOutput"]
+@dataclass
+class ButdObjectDetectionOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `()`): The weighted sum of `loss_dict`, with labels.
+        loss_dict (`dict`): Every part of the loss by name, before weighting. Bottom-up: `loss_objectness`,
+            `loss_proposal_box`, `loss_region_box`, and if configured `loss_region_class`, `loss_attribute`,
+            `loss_region_mask`. Top-down: `loss_ce`, `loss_bbox`, `loss_giou` of the last layer, with `_0`, `_1`, ...
+            of those before, and all of them once more with `_many` of the one-to-many pass in training.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_queries, num_labels + 1)`): One sigmoid per class; the
+            last column is "no object" and always 0. Queries that don't exist have -30 for every class.
+        pred_boxes (`torch.FloatTensor` of shape `(batch_size, num_queries, 4)`): `centre x, centre y, width, height`
+            in [0, 1] of the unpadded image.
+        auxiliary_outputs (`list[dict]`): `logits` and `pred_boxes` of each layer before the last, unless
+            `config.auxiliary_loss` is off.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): The queries.
+        hidden_states (`tuple`): What the layers began with and each layer's output, with `output_hidden_states`.
+        region_attentions (`torch.FloatTensor` of shape `(batch_size, num_queries, 7, 7)`): Where within its box each
+            query looked in the last layer, with `output_attentions`; sums to one.
+        regions (`ButdRegions`): The selected regions that became queries.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_dict: dict[str, torch.FloatTensor] | None = None
+    logits: torch.FloatTensor | None = None
+    pred_boxes: torch.FloatTensor | None = None
+    auxiliary_outputs: list[dict[str, torch.FloatTensor]] | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    region_attentions: torch.FloatTensor | None = None
+    regions: ButdRegions | None = None
+
+
+@dataclass
+class ButdInstanceSegmentationOutput(ModelOutput):
+    """
+    Args:
+        loss_dict (`dict`): As in detection, and `loss_mask`, `loss_dice`.
+        pred_masks (`torch.FloatTensor` of shape `(batch_size, num_queries, mask_size, mask_size)`): Logits of each
+            query's mask within its box. None in training mode, where only matched masks are drawn, for the loss.
+
+    The other fields are those of `ButdObjectDetectionOutput`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_dict: dict[str, torch.FloatTensor] | None = None
+    logits: torch.FloatTensor | None = None
+    pred_boxes: torch.FloatTensor | None = None
+    pred_masks: torch.FloatTensor | None = None
+    auxiliary_outputs: list[dict[str, torch.FloatTensor]] | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    region_attentions: torch.FloatTensor | None = None
+    regions: ButdRegions | None = None
+
+
+__all__ = [
+    "ButdConditionalGenerationOutput",
+    "ButdEncoderOutput",
+    "ButdInstanceSegmentationOutput",
+    "ButdMemory",
+    "ButdModelOutput",
+    "ButdObjectDetectionOutput",
+    "ButdTopDownOutput",
+]

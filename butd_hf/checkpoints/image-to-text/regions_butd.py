@@ -35,22 +35,34 @@ class ButdRegions(ModelOutput):
             What ranked the regions, highest first; zero where there is none.
         mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`):
             True where a region exists: images differ in how many they have.
+        class_logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_region_labels)`, *optional*):
+            What the selector believes each region shows, given that it shows something.
+        attribute_logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_region_attributes)`, *optional*):
+            What it believes each region to be like.
+        region_masks (`torch.FloatTensor` of shape `(batch_size, num_regions, m, m)`, *optional*):
+            Soft segmentation in [0, 1] within each box.
     """
 
     features: torch.FloatTensor | None = None
     boxes: torch.FloatTensor | None = None
     saliency: torch.FloatTensor | None = None
     mask: torch.BoolTensor | None = None
+    class_logits: torch.FloatTensor | None = None
+    attribute_logits: torch.FloatTensor | None = None
+    region_masks: torch.FloatTensor | None = None
 
 
-def concatenate_regions(groups: list[ButdRegions], order: torch.LongTensor) -> ButdRegions:
+def concatenate_regions(groups: list[ModelOutput], order: torch.LongTensor) -> ModelOutput:
     """
     Joins regions of several groups of images into one batch, padded to the largest number of regions.
 
     Args:
-        groups (`list[ButdRegions]`): Regions of each group.
+        groups (`list[ButdRegions]`): Regions of each group, or any other output whose fields have a shape
+            `(group_size, num_regions, ...)`; the same fields in all.
         order (`torch.LongTensor` of shape `(batch_size,)`): Row of the joined groups that comes at each place.
     """
+    if len(groups) == 1:  # all images are of one size, in their order
+        return groups[0]
     most = max(group.mask.shape[1] for group in groups)
     joined = {}
     for name in groups[0]:
@@ -60,7 +72,12 @@ def concatenate_regions(groups: list[ButdRegions], order: torch.LongTensor) -> B
             missing = value.new_zeros((value.shape[0], most - value.shape[1], *value.shape[2:]))
             padded.append(torch.cat([value, missing], dim=1))  # (group_size, most, ...)
         joined[name] = torch.cat(padded)[order]  # (batch_size, most, ...)
-    return ButdRegions(**joined)
+    return type(groups[0])(**joined)
+
+
+def join_regions(regions: ButdRegions, others: ButdRegions) -> ButdRegions:
+    """Regions and others of the same images behind them, with the fields that both have."""
+    return ButdRegions(**{name: torch.cat([regions[name], others[name]], dim=1) for name in regions if name in others})
 
 
 def select_regions(
@@ -164,6 +181,7 @@ __all__ = [
     "ButdRegions",
     "concatenate_regions",
     "gather_regions",
+    "join_regions",
     "pool_regions",
     "select_regions",
 ]

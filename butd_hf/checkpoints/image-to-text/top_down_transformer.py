@@ -14,7 +14,6 @@
 """The transformer decoder: words attend to words before them, then to the regions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -23,50 +22,10 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
 
 from .configuration_butd import ButdTopDownConfig
+from .outputs_butd import ButdMemory, ButdTopDownOutput
 from .regions_butd import ButdBoxEmbedding, ButdRegions
-
-
-@dataclass
-class ButdMemory(ModelOutput):
-    """
-    What a decoder keeps of an image's regions, computed once per image whatever the number of texts about it.
-
-    Args:
-        hidden_states (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): Regions in context.
-        attention_mask (`torch.Tensor`, *optional*): Which regions exist, as the attention implementation wants it
-            told; None if all do.
-        key_values (`tuple`): Keys and values of each layer, each of shape
-            `(batch_size, num_heads, num_regions, head_dim)`.
-    """
-
-    hidden_states: torch.FloatTensor | None = None
-    attention_mask: torch.Tensor | None = None
-    key_values: tuple[tuple[torch.FloatTensor, torch.FloatTensor], ...] | None = None
-
-
-@dataclass
-class ButdTopDownOutput(ModelOutput):
-    """
-    What every decoder returns.
-
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(num_texts, length, hidden_size)`): One state per token.
-        cache (`Cache`): What the next step needs of the steps before.
-        hidden_states (`tuple`): Embeddings and each layer's output, if asked for.
-        attentions (`tuple`): Each layer's attention over the tokens, if asked for, of shape
-            `(num_texts, num_heads, length, past_length + length)`.
-        cross_attentions (`tuple`): Each layer's attention over the regions, if asked for, of shape
-            `(num_texts, num_heads, length, num_regions)`.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    cache: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 def eager_attention_forward(
@@ -331,4 +290,4 @@ class ButdTransformerDecoder(nn.Module):
         )
 
 
-__all__ = ["ButdMemory", "ButdTopDownOutput", "ButdTransformerDecoder"]
+__all__ = ["ButdTransformerDecoder"]
