@@ -55,7 +55,7 @@ def test_batch_is_captioned_as_single_pictures_are(captioner, num_beams):
         alone = caption_images(model, processor, [image], **options)[0]
         assert alone.caption == result.caption == " ".join(result.words)
         assert result.boxes == pytest.approx(alone.boxes, abs=1e-5)
-        assert result.attentions == pytest.approx(alone.attentions, abs=1e-5)
+        assert result.attentions == pytest.approx(alone.attentions, abs=5e-5)  # weights are drawn 25 times wider
         assert result.attentions.shape == (len(result.words), len(result.boxes))
         assert (np.diff(result.saliency) <= 0).all()
 
