@@ -25,9 +25,11 @@ def annotated(*objects, image_id=7):
 def test_run_lengths_are_read_as_coco_reads_them(mask):
     compressed = coco_masks.encode(np.asfortranarray(mask))
     assert np.array_equal(decode_segmentation(compressed, HEIGHT, WIDTH), mask)
-    text = {**compressed, "counts": bytes(compressed["counts"]).decode()} if isinstance(
-        compressed["counts"], bytes
-    ) else {**compressed, "counts": compressed["counts"].encode()}
+    text = (
+        {**compressed, "counts": bytes(compressed["counts"]).decode()}
+        if isinstance(compressed["counts"], bytes)
+        else {**compressed, "counts": compressed["counts"].encode()}
+    )
     assert np.array_equal(decode_segmentation(text, HEIGHT, WIDTH), mask)
     flat = mask.T.ravel()
     changes = np.flatnonzero(np.diff(flat)) + 1
