@@ -1,6 +1,7 @@
 """ruotianluo's Up-Down: synthetic checkpoints under the port's names, against its forward pass written out."""
 
 import argparse
+import itertools
 import json
 import pickle
 
@@ -11,8 +12,9 @@ from huggingface_hub import ModelCard
 import butd_hf
 from butd_hf.conversion.checkpoint_folder import convert_checkpoint
 from butd_hf.conversion.checkpoint_kind import ConversionOptions
-from butd_hf.conversion.published_vocabulary import build_tokenizer, read_vocabulary
+from butd_hf.conversion.published_vocabulary import PublishedVocabulary, build_tokenizer, read_vocabulary
 from butd_hf.conversion.sources import ConversionError
+from butd_hf.conversion.up_down_captioner import build_model, find_sizes
 
 
 WORDS = ["a", "dog", "man", "runs", "on", "the", "grass", "red", "mans", "UNK"]
@@ -20,10 +22,10 @@ HIDDEN, EMBEDDING, ATTENTION, REGION, LONGEST = 8, 6, 5, 7, 6
 COUNTS = (4, 2)  # regions of the two images
 
 
-def port_tensors(use_bn: bool = False, words: list[str] = WORDS, region: int = REGION) -> dict[str, torch.Tensor]:
+def port_tensors(use_bn: bool = False, region: int = REGION, seed: int = 22) -> dict[str, torch.Tensor]:
     """A checkpoint of the port's, far enough from zero for captions that differ."""
-    generator = torch.Generator().manual_seed(5)
-    vocabulary, linear = len(words) + 1, "att_embed.1" if use_bn else "att_embed.0"
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary, linear = len(WORDS) + 1, "att_embed.1" if use_bn else "att_embed.0"
     shapes = {
         "embed.0.weight": (vocabulary, EMBEDDING),
         "fc_embed.0.weight": (HIDDEN, region),
@@ -50,6 +52,8 @@ def port_tensors(use_bn: bool = False, words: list[str] = WORDS, region: int = R
     if use_bn:
         shapes |= {f"att_embed.0.{name}": (region,) for name in ("weight", "bias", "running_mean", "running_var")}
     tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    for name in ("embed.0.weight", "logit.weight"):  # words say more than the output's bias
+        tensors[name] *= 2
     if use_bn:
         tensors["att_embed.0.running_var"] = tensors["att_embed.0.running_var"].abs()
         tensors["att_embed.0.num_batches_tracked"] = torch.tensor(3)
@@ -155,17 +159,28 @@ def test_logits_and_attention_are_the_ports(converted, model):
             logits, weight, states = step(word, states)
             torch.testing.assert_close(outputs.logits[image, place], logits, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(outputs.region_attentions[image, place], weight, atol=1e-5, rtol=1e-5)
-    assert outputs.region_attentions.amax() > 0.6
+    assert outputs.region_attentions.amax() > 0.5  # so that a wrong attention would show
 
 
-@pytest.mark.parametrize("beams", [1, 2, 3, 5])
-def test_captions_are_those_of_a_slow_beam_search(converted, model, beams):
+def test_captions_are_those_of_a_slow_beam_search():
     values, mask = features()
-    captions = model.generate(region_features=values, region_mask=mask, num_beams=beams).tolist()
-    expected = [
-        slow_beam_search(PortStep(converted[0], values[image], mask[image]), beams, LONGEST) for image in range(2)
-    ]
-    assert [without_padding(caption) for caption in captions] == [without_padding(caption) for caption in expected]
+    captions = {beams: [] for beams in (1, 2, 3, 5)}
+    for seed, use_bn in itertools.product((3, 13, 22), (False, True)):
+        tensors = port_tensors(use_bn, seed=seed)
+        bottom_up = {"selector": "given", "region_size": REGION}
+        model = build_model(tensors, find_sizes(tensors), PublishedVocabulary(WORDS), bottom_up).eval()
+        steps = [PortStep(tensors, values[image], mask[image]) for image in range(2)]
+        for beams, found in captions.items():
+            generated = model.generate(
+                region_features=values, region_mask=mask, num_beams=beams, max_new_tokens=LONGEST
+            ).tolist()
+            expected = [slow_beam_search(step, beams, LONGEST) for step in steps]
+            assert [without_padding(row) for row in generated] == [without_padding(row) for row in expected]
+            found += [tuple(without_padding(row)) for row in generated]
+    # these weights tell searches apart: captions that end at once, later and never, others with more beams
+    assert {len(caption) for caption in captions[1]} >= {0, 2, LONGEST}
+    assert len(set(captions[5])) > 3
+    assert captions[1] != captions[2] != captions[3]
 
 
 @pytest.mark.parametrize("beams", [1, 5])
