@@ -136,7 +136,7 @@ def run(arguments: BenchmarkArguments) -> dict[str, Any]:
 
 def show(results: dict[str, Any]) -> None:
     """Prints the results as a table."""
-    table = Table("", "s (median)", "times faster", "largest difference", "least cosine", "same boxes", "regions")
+    table = Table("", "seconds", "faster", "difference", "cosine", "boxes", "regions")
     for way, row in results["rows"].items():
         table.add_row(
             way,
@@ -144,7 +144,7 @@ def show(results: dict[str, Any]) -> None:
             f"{row['times_faster']:.2f}",
             f"{row['largest_difference']:.1e}",
             f"{row['cosine']:.6f}",
-            "yes" if row["same_boxes"] else "no",
+            "same" if row["same_boxes"] else "other",
             str(row["regions"]),
         )
     console = Console()

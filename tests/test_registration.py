@@ -89,11 +89,14 @@ def test_auto_classes(tiny_checkpoint):
 
 
 def test_mappings_give_classes():
-    mapping = AutoModel._model_mapping
-    assert mapping[butd_hf.ButdConfig] is butd_hf.ButdModel
-    assert mapping.get(butd_hf.ButdConfig, None) is butd_hf.ButdModel
-    assert butd_hf.ButdModel in mapping._extra_content.values()
-    assert (butd_hf.ButdConfig, butd_hf.ButdModel) in mapping._extra_content.items()
+    mapping = AutoModelForImageTextToText._model_mapping
+    model_class = butd_hf.ButdForConditionalGeneration
+    assert mapping[butd_hf.ButdConfig] is model_class
+    assert mapping.get(butd_hf.ButdConfig, None) is model_class
+    assert model_class in mapping._extra_content.values()
+    assert (butd_hf.ButdConfig, model_class) in mapping._extra_content.items()
+    # of several, the first is built from a config alone
+    assert AutoModel._model_mapping[butd_hf.ButdConfig] == (butd_hf.ButdModel, butd_hf.ButdRegionModel)
 
 
 def test_several_classes_of_one_auto_class(monkeypatch, tiny_checkpoint):
@@ -135,7 +138,7 @@ def test_registering_again_changes_nothing():
     registration.register()
     assert transformers_pipelines._resolve_deprecated_task is resolve
     assert sys.meta_path == finders
-    assert AutoModel._model_mapping[butd_hf.ButdConfig] is butd_hf.ButdModel
+    assert AutoModel._model_mapping[butd_hf.ButdConfig][0] is butd_hf.ButdModel
 
 
 def test_removed_tasks_come_back_by_the_table(monkeypatch):
