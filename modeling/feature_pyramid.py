@@ -76,7 +76,8 @@ def pool_level(feature_map: torch.Tensor, sizes: torch.Tensor, boxes: torch.Tens
         `torch.FloatTensor` of shape `(num_boxes, num_channels, side, side)`.
     """
     scale = sizes[boxes[:, 0].long()].flip(-1).repeat(1, 2).to(boxes.dtype)  # (num_boxes, 4)
-    rois = torch.cat([boxes[:, :1], boxes[:, 1:] * scale], dim=1)
+    # RoIAlign reads anywhere in memory at a coordinate that is no number
+    rois = torch.cat([boxes[:, :1], (boxes[:, 1:] * scale).nan_to_num(0.0, 0.0, 0.0)], dim=1)
     # RoIAlign has no half precision kernel on every device, and float32 costs little here
     pooled = roi_align(feature_map.float(), rois.float(), output_size=side, sampling_ratio=2, aligned=True)
     return pooled.to(feature_map.dtype)  # (num_boxes, num_channels, side, side)

@@ -60,7 +60,13 @@ class ButdModelTester:
 
     def get_config(self) -> ButdConfig:
         return ButdConfig(
-            bottom_up_config={"backbone": "test_efficientnet", "num_regions": 6, "min_regions": 4},
+            # a loss of words gives no gradient to what `rpn` proposes by; it has losses, and tests, of its own
+            bottom_up_config={
+                "backbone": "test_efficientnet",
+                "selector": "saliency",
+                "num_regions": 6,
+                "min_regions": 4,
+            },
             top_down_config={
                 "vocab_size": self.vocab_size,
                 "hidden_size": self.hidden_size,

@@ -21,7 +21,7 @@ def model(request) -> ButdForConditionalGeneration:
     decoder, _, variant = request.param.partition("-")
     torch.manual_seed(0)
     config = ButdConfig(
-        bottom_up_config={"backbone": "test_efficientnet", "num_regions": 8, "min_regions": 5},
+        bottom_up_config={"backbone": "test_efficientnet", "selector": "saliency", "num_regions": 8, "min_regions": 5},
         top_down_config={
             "decoder": decoder,
             "recurrent_variant": variant or "port",

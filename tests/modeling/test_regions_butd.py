@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.ops import nms
 
+from butd_hf.modeling.feature_pyramid import ButdPyramid, pool_pyramid
 from butd_hf.modeling.regions_butd import (
     ButdRegions,
     concatenate_regions,
@@ -85,6 +86,15 @@ def test_pooling_a_slope_gives_its_value_at_the_middle_of_the_box():
     boxes = 0.1 + 0.8 * boxes  # away from the border, where the slope ends
     middle = (boxes[..., :2] + boxes[..., 2:]) / 2 * torch.tensor([8.0, 6.0])
     torch.testing.assert_close(pool_regions(feature_map, boxes), middle, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("coordinate", [float("nan"), float("inf"), float("-inf")])
+def test_pooling_a_box_that_is_none_stays_within_the_map(coordinate):
+    feature_map = torch.randn(1, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[[0.1, 0.1, 0.9, 0.9], [0.1, coordinate, 0.9, coordinate]]])
+    pyramid = ButdPyramid(maps=(feature_map,), deepest=feature_map, sizes=torch.tensor([[[6, 8], [6, 8]]]))
+    for pooled in (pool_regions(feature_map, boxes)[0], pool_pyramid(pyramid, boxes, side=2)):
+        assert pooled.isfinite().all() and pooled.abs().max() <= feature_map.abs().max()
 
 
 def test_gathered_rows_are_zero_where_masked():

@@ -144,6 +144,7 @@ def pool_regions(feature_map: torch.Tensor, boxes: torch.Tensor, pooled_size: in
     batch_size, num_channels, height, width = feature_map.shape
     num_regions = boxes.shape[1]
     cells = boxes * boxes.new_tensor([width, height, width, height])  # in cells of the map
+    cells = cells.nan_to_num(0.0, 0.0, 0.0)  # RoIAlign reads anywhere in memory at a coordinate that is no number
     image_index = torch.arange(batch_size, device=boxes.device, dtype=boxes.dtype).repeat_interleave(num_regions)
     rois = torch.cat([image_index[:, None], cells.flatten(0, 1)], dim=1)  # (batch_size * num_regions, 5)
     # RoIAlign has no half precision kernel on every device; pooling in float32 costs nothing beside the backbone
