@@ -13,18 +13,12 @@
 # limitations under the License.
 """Pictures in, pixel values out: the one place that touches files, colour modes, orientation and bit depth."""
 
-import base64
-import contextlib
-import os
-from collections.abc import Iterator, Sequence
-from io import BytesIO
 from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from huggingface_hub.utils import httpx
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ChannelDimension, ImageInput, PILImageResampling, SizeDict
@@ -32,16 +26,18 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, auto_docstring
 
 from .annotations_butd import labels_of_annotations, unpadded_sizes
+from .pictures_butd import (
+    KINDS,
+    channels_first,
+    decode_picture,
+    each_picture,
+    eight_bit_pixels,
+    fetch_pictures,
+    finite_pixels,
+    on_white,
+)
 from .post_processing_butd import objects_in_pixels, segments_in_pixels
 from .resizing_faster_rcnn import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
-
-
-DOWNLOAD_SECONDS = 30.0  # a server that stays silent this long is taken as failing
-HALF_GREY_LEVEL = 0.5 / 255  # floats this far outside [0, 1] still round to a valid 8-bit value
-
-SOURCES = "a path, http(s) URL or data URI of a picture that Pillow reads"
-SHAPES = "(height, width), (height, width, channels) or (channels, height, width) with 1 to 4 channels"
-KINDS = f"{SOURCES}, a PIL image, or a numpy array or torch tensor of bool, integer or float values"
 
 
 class ButdImageProcessorKwargs(ImagesKwargs, total=False):
@@ -164,7 +160,7 @@ class ButdImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: If one cannot be read; the message names it and its place, like `images[3]`.
         """
-        return _fetch(image_url_or_urls, "images")
+        return fetch_pictures(image_url_or_urls, "images")
 
     def process_image(
         self,
@@ -194,15 +190,15 @@ class ButdImageProcessor(TorchvisionBackend):
         if isinstance(image, PIL.Image.Image):
             if getattr(image, "filename", ""):
                 name = f"{name} ({str(image.filename)!r})"
-            image, input_data_format = _decode(image, name), ChannelDimension.LAST
+            image, input_data_format = decode_picture(image, name), ChannelDimension.LAST
         if not isinstance(image, (np.ndarray, torch.Tensor)):
             raise ValueError(f"{name}: got {type(image).__name__}, expected {KINDS}.")
-        image = _channels_first(image, name, input_data_format).to(device)
+        image = channels_first(image, name, input_data_format).to(device)
         if image.is_floating_point() and not do_rescale:
-            image, white = _finite(image, name), 1.0
+            image, white = finite_pixels(image, name), 1.0
         else:
-            image, white = _eight_bit(image, name), 255
-        return _composite(image, white).contiguous()
+            image, white = eight_bit_pixels(image, name), 255
+        return on_white(image, white).contiguous()
 
     def resize(
         self,
@@ -320,7 +316,7 @@ class ButdImageProcessor(TorchvisionBackend):
         self, images: ImageInput, *args: Any, expected_ndims: int = 3, **kwargs: Unpack[ButdImageProcessorKwargs]
     ) -> list[torch.Tensor]:
         images = self.fetch_images(images)
-        return [self.process_image(image, name=name, **kwargs) for name, image in _flatten(images, "images")]
+        return [self.process_image(image, name=name, **kwargs) for name, image in each_picture(images, "images")]
 
     def _preprocess_image_like_inputs(
         self,
@@ -388,134 +384,6 @@ class ButdImageProcessor(TorchvisionBackend):
 def _check_recipe(recipe: Any) -> None:
     if recipe not in PUBLISHED_SIZES:
         raise ValueError(f"recipe must be one of {', '.join(map(repr, PUBLISHED_SIZES))}, got {recipe!r}.")
-
-
-def _is_list(images: Any) -> bool:
-    return isinstance(images, Sequence) and not isinstance(images, (str, bytes))
-
-
-def _fetch(images: Any, name: str) -> Any:
-    if isinstance(images, (str, os.PathLike)):
-        return _read(os.fspath(images), name)
-    if _is_list(images):
-        return [_fetch(image, f"{name}[{index}]") for index, image in enumerate(images)]
-    return images
-
-
-def _read(source: str, name: str) -> PIL.Image.Image:
-    try:
-        file: str | BytesIO = source
-        if source.startswith(("http://", "https://")):
-            response = httpx.get(source, timeout=DOWNLOAD_SECONDS, follow_redirects=True)
-            file = BytesIO(response.raise_for_status().content)
-        elif source.startswith("data:"):
-            file = BytesIO(base64.b64decode(source.partition(",")[2]))
-        with PIL.Image.open(file) as picture:
-            picture.load()
-    except Exception as error:  # decoders raise whatever a broken file leads them into
-        source = source if len(source) <= 1000 else source[:100] + "…"  # a data URI holds the whole picture
-        raise ValueError(
-            f"{name}: cannot read {source!r} ({type(error).__name__}: {error}), expected {SOURCES}."
-        ) from error
-    return picture
-
-
-def _flatten(images: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every single picture of nested lists and batched arrays, with its name in error messages."""
-    if _is_list(images) or (isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim > 3):
-        if len(images) == 0:
-            raise ValueError(f"{name}: got nothing, expected at least one picture.")
-        for index, image in enumerate(images):
-            yield from _flatten(image, f"{name}[{index}]")
-    else:
-        yield name, images
-
-
-def _decode(picture: PIL.Image.Image, name: str) -> np.ndarray:
-    """A PIL image, upright, as (height, width) or (height, width, channels) without palettes or odd colour spaces."""
-    try:
-        picture.load()
-        with contextlib.suppress(Exception):  # unreadable EXIF says nothing about orientation; the pixels are fine
-            picture = PIL.ImageOps.exif_transpose(picture)
-        if picture.mode == "La":
-            picture = picture.convert("LA")
-        elif picture.mode in ("1", "L", "P", "PA", "RGB", "RGBa") and picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-        elif picture.mode not in ("1", "L", "LA", "RGB", "RGBA", "F") and not picture.mode.startswith("I"):
-            picture = picture.convert("RGB")
-        return np.array(picture)
-    except Exception as error:  # a lazily opened file may be found broken only here
-        raise ValueError(
-            f"{name}: cannot decode a PIL image of mode {picture.mode} and size {picture.size} "
-            f"({type(error).__name__}: {error}), expected {SOURCES}."
-        ) from error
-
-
-def _channels_first(
-    image: np.ndarray | torch.Tensor, name: str, data_format: str | ChannelDimension | None
-) -> torch.Tensor:
-    is_numpy = isinstance(image, np.ndarray)
-    came = f"{name}: got {type(image).__name__} of shape {tuple(image.shape)} and dtype {image.dtype}"
-    if image.dtype.kind not in "biuf" or image.dtype.itemsize > 8 if is_numpy else image.is_complex():
-        raise ValueError(f"{came}, expected bool, integer or float values.")
-    if 0 in image.shape:
-        raise ValueError(f"{came}, expected every side to be at least 1.")
-    if is_numpy:  # a copy, because torch takes neither read-only memory nor negative strides nor foreign byte order
-        image = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C"))
-    if image.ndim == 2:
-        return image[None]
-    if image.ndim == 3:
-        if data_format is not None:
-            formats = [ChannelDimension(data_format)]
-        else:
-            formats = [ChannelDimension.LAST, ChannelDimension.FIRST][:: 1 if is_numpy else -1]
-        for data_format in formats:
-            channels_first = image.movedim(-1, 0) if data_format == ChannelDimension.LAST else image
-            if channels_first.shape[0] <= 4:
-                return channels_first
-    raise ValueError(f"{came}, expected {SHAPES}.")
-
-
-def _finite(image: torch.Tensor, name: str) -> torch.Tensor:
-    if not image.isfinite().all():
-        raise ValueError(f"{name}: got NaN or infinite values, expected finite ones.")
-    return image.to(torch.float32)
-
-
-def _eight_bit(image: torch.Tensor, name: str) -> torch.Tensor:
-    if image.dtype == torch.uint8:
-        return image
-    if image.dtype == torch.bool:
-        return image.to(torch.uint8) * 255
-    if image.is_floating_point():
-        image = _finite(image, name)
-        low, high = image.min().item(), image.max().item()
-        if low < -HALF_GREY_LEVEL or high > 1 + HALF_GREY_LEVEL:
-            raise ValueError(
-                f"{name}: got float values in [{low:.4g}, {high:.4g}], expected [0, 1]; pass 0..255 as uint8, or "
-                "do_rescale=False for values that are scaled already."
-            )
-        return (image * 255).round().clamp(0, 255).to(torch.uint8)
-    is_sixteen_bit = image.dtype == torch.uint16
-    image = image.to(torch.int64)
-    low, high = image.min().item(), image.max().item()
-    if low < 0 or high > 65535:
-        raise ValueError(f"{name}: got integer values in [{low}, {high}], expected 0..255 or 0..65535.")
-    if is_sixteen_bit or high > 255:
-        image = (image + 128) // 257  # to the nearest: 65535 is 255 * 257
-    return image.to(torch.uint8)
-
-
-def _composite(image: torch.Tensor, white: float) -> torch.Tensor:
-    """Grey, grey with alpha, RGB or RGBA (channels, height, width) as RGB (3, height, width) on white."""
-    if image.shape[0] in (2, 4):
-        colour, alpha = image[:-1], image[-1:]
-        if image.dtype == torch.uint8:
-            colour, alpha = colour.to(torch.int32), alpha.to(torch.int32)
-            image = ((colour * alpha + white * (white - alpha) + white // 2) // white).to(torch.uint8)
-        else:
-            image = colour * alpha + white * (white - alpha)
-    return image.expand(3, -1, -1)
 
 
 def _size_within(height: int, width: int, size: SizeDict, size_divisor: int) -> tuple[int, int]:
