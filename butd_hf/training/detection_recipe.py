@@ -57,7 +57,7 @@ class DetectionArguments:
 
     freeze: int = field(default=0, metadata={"help": "First stages of the backbone that stay as they are."})
     freeze_depthwise: bool = field(
-        default=False, metadata={"help": "Keep depthwise kernels of the backbone: twice as fast on CPUs."}
+        default=False, metadata={"help": "Keep depthwise kernels of the backbone, whose gradients are slow on CPUs."}
     )
     augment: list[str] = field(
         default_factory=lambda: ["flip", "crop", "zoom_out", "jitter"],
