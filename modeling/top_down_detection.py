@@ -60,13 +60,44 @@ class ButdDetectionDecoderOutput(ModelOutput):
     region_attentions: torch.FloatTensor | None = None
 
 
-class ButdCellAttention(ButdAttention):
-    """Attention of a query to the cells of its own box."""
+class ButdCellAttention(nn.Module):
+    """
+    Multi-head attention of a query to the cells of its own box.
+
+    Nobody else attends to these cells, so their keys and values are never formed: the query is brought into the space
+    of the cells, and the mean of the cells that it chose into that of the values. That is the same sum in another
+    order, a fraction of the work, and no business of fused kernels.
+    """
 
     def __init__(self, config: ButdTopDownConfig, cell_size: int):
-        super().__init__(config)
-        self.k_proj = nn.Linear(cell_size, config.hidden_size)
-        self.v_proj = nn.Linear(cell_size, config.hidden_size)
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(cell_size, config.hidden_size, bias=False)  # softmax doesn't see what all keys share
+        self.v_proj = nn.Linear(cell_size, config.hidden_size, bias=False)  # the output's bias does its work
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, queries: torch.Tensor, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`).
+            cells (`torch.FloatTensor` of shape `(num_queries, num_cells, cell_size)`).
+
+        Returns:
+            What was seen, `(num_queries, hidden_size)`, and the attention, `(num_queries, num_heads, num_cells)`.
+        """
+        wanted = self.q_proj(queries).unflatten(1, (self.num_heads, -1)).transpose(0, 1) * self.scaling
+        key_weight = self.k_proj.weight.unflatten(0, (self.num_heads, -1)).to(wanted.dtype)
+        wanted = (wanted @ key_weight).transpose(0, 1)  # (num_queries, num_heads, cell_size)
+        weights = (wanted @ cells.mT).softmax(dim=-1, dtype=torch.float32)  # (num_queries, num_heads, num_cells)
+        kept = nn.functional.dropout(weights, self.config.attention_dropout, self.training).to(cells.dtype)
+        seen = (kept @ cells).transpose(0, 1)  # (num_heads, num_queries, cell_size)
+        value_weight = self.v_proj.weight.unflatten(0, (self.num_heads, -1)).to(seen.dtype)
+        seen = (seen @ value_weight.mT).transpose(0, 1).flatten(1)  # (num_queries, hidden_size)
+        return self.o_proj(seen), weights
 
 
 class ButdDetectionLayer(GradientCheckpointingLayer):
@@ -109,8 +140,7 @@ class ButdDetectionLayer(GradientCheckpointingLayer):
         geometry: torch.Tensor,
         cells: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Args:
             hidden_states (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): The queries.
@@ -118,20 +148,18 @@ class ButdDetectionLayer(GradientCheckpointingLayer):
             cells (`torch.FloatTensor` of shape `(batch_size * num_queries, 49, cell_size)`): What is in them.
 
         Returns:
-            The queries, their class logits, how to refine their boxes, and the attention to the cells if asked for.
+            The queries, their class logits, how to refine their boxes, and the attention to the cells.
         """
         normed = self.self_attn_norm(hidden_states)
         placed = normed + geometry
         attended, _ = self.self_attn(placed, self.self_attn.key_values(placed, normed), attention_mask)
         hidden_states = hidden_states + self.dropout(attended)
 
-        queries = (self.region_attn_norm(hidden_states) + geometry).flatten(0, 1)[:, None]  # (all queries, 1, hidden)
-        placed = cells + self.embed_cells.weight
-        attended, weights = self.region_attn(
-            queries, self.region_attn.key_values(placed, placed), output_attentions=output_attentions
-        )
+        queries = (self.region_attn_norm(hidden_states) + geometry).flatten(0, 1)  # (all queries, hidden_size)
+        placed = cells + self.embed_cells.weight.to(cells.dtype)
+        attended, weights = self.region_attn(queries, placed)
         layout = self.layout_out_proj(self.layout_act_fn(self.layout_in_proj(cells)).flatten(1))
-        hidden_states = hidden_states + self.dropout(attended[:, 0] + layout).view_as(hidden_states)
+        hidden_states = hidden_states + self.dropout(attended + layout).view_as(hidden_states)
         hidden_states = hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
 
         said = self.head_norm(hidden_states)
@@ -175,18 +203,18 @@ class ButdDetectionDecoder(nn.Module):
         )
         all_hidden_states, all_logits, all_boxes, attention = (hidden_states,), (), (), None
         for layer in self.layers:
-            cells = pool_pyramid(pyramid, boxes, POOLED_SIZE).flatten(2).transpose(1, 2).to(dtype)
+            cells = (
+                pool_pyramid(pyramid, boxes, POOLED_SIZE).flatten(2).transpose(1, 2)
+            )  # (all queries, 49, cell_size)
             geometry = self.box_embedding(boxes.to(dtype))  # (batch_size, num_queries, hidden_size)
-            hidden_states, logits, deltas, attention = layer(
-                hidden_states, geometry, cells, attention_mask, output_attentions
-            )
+            hidden_states, logits, deltas, attention = layer(hidden_states, geometry, cells, attention_mask)
             refined = refine_boxes(boxes, deltas)
             boxes = clip_boxes(refined.detach())  # each layer learns by its own step alone
             all_hidden_states += (hidden_states,)
             all_logits += (logits.float().masked_fill(absent, ABSENT_LOGIT),)
             all_boxes += (refined,)
         if output_attentions:
-            attention = attention.mean(dim=(1, 2)).view(*regions.mask.shape, POOLED_SIZE, POOLED_SIZE)
+            attention = attention.mean(dim=1).view(*regions.mask.shape, POOLED_SIZE, POOLED_SIZE)
         return ButdDetectionDecoderOutput(
             logits=all_logits,
             boxes=all_boxes,

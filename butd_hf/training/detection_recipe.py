@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from accelerate.utils import set_seed
 from datasets import Dataset
 from torch import nn
@@ -17,6 +18,7 @@ from ..modeling.image_processing_butd import ButdImageProcessor
 from ..modeling.modeling_detection_butd import ButdForInstanceSegmentation, ButdForObjectDetection
 from .arguments import LoopArguments
 from .detection import DetectionDataset, DetectionTask
+from .folded_norms import fold_frozen_norms
 from .loop import TrainingLoop, build_accelerator
 from .optimizers import freeze_depthwise, freeze_stages
 
@@ -157,6 +159,8 @@ def build_model(arguments: DetectionArguments, names: list[str], masks: bool) ->
     freeze_stages(backbone, arguments.freeze)
     if arguments.freeze_depthwise:
         freeze_depthwise(backbone)
+    if config.bottom_up_config.freeze_batch_norm:
+        fold_frozen_norms(backbone, torch.rand(1, 3, 64, 64))
     return model
 
 

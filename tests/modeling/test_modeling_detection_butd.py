@@ -293,7 +293,7 @@ def test_learns_one_picture():
     torch.manual_seed(0)
     model = ButdForInstanceSegmentation(tiny_config()).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(40):
+    for _ in range(100):
         optimizer.zero_grad()
         model(pixel_values, labels=labels).loss.backward()
         optimizer.step()
