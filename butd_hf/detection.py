@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torchvision.ops import masks_to_boxes
 from transformers.image_utils import ImageInput
 
 from .metrics.average_precision import COMMON_BOXES, average_precision
 from .metrics.regions import region_recall
 from .modeling.image_processing_butd import ButdImageProcessor
+from .modeling.post_processing_butd import ButdPastedObject, pasted_objects
 
 
 EVALUATION_THRESHOLD = 0.01  # AP counts all that is found; what scores less changes it by less than its noise
+MOST_OBJECTS = 100  # per image, as COCO counts them
 RECALLED_REGIONS = 36  # as many as the bottom-up features of Anderson et al. have
 
 
@@ -39,8 +40,8 @@ class ImageObjects:
     def as_prediction(self) -> dict[str, Any]:
         """As `butd_hf.metrics` takes it: plain lists, masks as compressed run lengths."""
         prediction: dict[str, Any] = {
-            "boxes": np.round(self.boxes, 2).tolist(),
-            "scores": np.round(self.scores, 5).tolist(),
+            "boxes": np.round(self.boxes.astype(np.float64), 2).tolist(),
+            "scores": np.round(self.scores.astype(np.float64), 5).tolist(),
             "labels": self.labels.tolist(),
             "masks": None,
         }
@@ -75,6 +76,33 @@ def run_lengths(mask: np.ndarray) -> str:
     return counts.decode("ascii") if isinstance(counts, bytes) else counts
 
 
+def run_lengths_of(found: ButdPastedObject, height: int, width: int) -> str:
+    """What `run_lengths` gives of the whole mask of an object (height, width), from the part that it covers alone."""
+    from faster_coco_eval.core import mask as coco_masks
+
+    window = found.window.cpu().numpy().T  # (num_columns, num_rows): COCO goes down each column
+    beyond = np.zeros((len(window), 1), dtype=np.int8)
+    changes = np.diff(window.astype(np.int8), axis=1, prepend=beyond, append=beyond)  # (num_columns, num_rows + 1)
+    columns, rows = changes.nonzero()
+    ends = (found.left + columns) * height + found.top + rows  # of runs off and on the object, in turn
+    # where a run goes down to the bottom and on from the next top, it ends and begins at one place: it does neither
+    ends, times = np.unique(ends, return_counts=True)
+    counts = np.diff(ends[times == 1], prepend=0, append=height * width)
+    counts = counts[: len(counts) - (counts[-1] == 0)].tolist()
+    return coco_masks.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"].decode("ascii")
+
+
+def box_of(found: ButdPastedObject) -> list[float]:
+    """The edges `x0, y0, x1, y1` of the outermost pixels of an object."""
+    rows, columns = (found.window.any(dim=axis).nonzero()[:, 0].tolist() for axis in (1, 0))
+    return [
+        float(found.left + columns[0]),
+        float(found.top + rows[0]),
+        float(found.left + columns[-1] + 1),
+        float(found.top + rows[-1] + 1),
+    ]
+
+
 def read_objects(
     outputs: Any,
     image_processor: ButdImageProcessor,
@@ -103,22 +131,16 @@ def read_objects(
             )
             for each in found
         ]
-    segmented = image_processor.post_process_instance_segmentation(
-        outputs,
-        threshold=threshold,
-        mask_threshold=mask_threshold,
-        target_sizes=list(sizes),
-        return_binary_maps=True,
-    )
     results = []
-    for each, (height, width) in zip(segmented, sizes, strict=True):
-        information = each["segments_info"]
-        maps = torch.as_tensor(each["segmentation"]).cpu().reshape(-1, height, width) > 0
-        boxes = masks_to_boxes(maps) if len(maps) else torch.zeros(0, 4)  # of the outermost pixels
-        boxes = boxes + torch.tensor([0.0, 0.0, 1.0, 1.0])  # of their edges
-        scores = np.array([one["score"] for one in information], dtype=np.float32)
-        labels = np.array([one["label_id"] for one in information], dtype=np.int64)
-        results.append(ImageObjects(boxes.numpy(), scores, labels, maps.numpy()))
+    pasted = pasted_objects(outputs, threshold, mask_threshold, list(sizes), MOST_OBJECTS)
+    for objects, (height, width) in zip(pasted, sizes, strict=True):
+        maps = np.zeros((len(objects), height, width), dtype=bool)
+        for number, found in enumerate(objects):
+            maps[number][found.place] = found.window.cpu().numpy()
+        boxes = np.array([box_of(found) for found in objects], dtype=np.float32).reshape(-1, 4)
+        scores = np.array([found.score for found in objects], dtype=np.float32)
+        labels = np.array([found.label for found in objects], dtype=np.int64)
+        results.append(ImageObjects(boxes, scores, labels, maps))
     return results
 
 
@@ -198,12 +220,18 @@ def predictions_of(
     What an evaluation keeps of a batch: of each image its objects as `boxes`, in segmentation also as `masks`, each as
     `ImageObjects.as_prediction` writes them, and the boxes of the best `regions` in pixels.
     """
-    read = {"boxes": read_objects(outputs, image_processor, sizes, threshold=EVALUATION_THRESHOLD)}
-    if masks:
-        read["masks"] = read_objects(outputs, image_processor, sizes, threshold=EVALUATION_THRESHOLD, masks=True)
+    found = read_objects(outputs, image_processor, sizes, threshold=EVALUATION_THRESHOLD)
     results = []
+    pasted = pasted_objects(outputs, EVALUATION_THRESHOLD, 0.5, list(sizes), MOST_OBJECTS) if masks else None
     for row, (regions, (height, width)) in enumerate(zip(read_regions(outputs.regions), sizes, strict=True)):
-        result: dict[str, Any] = {kind: objects[row].as_prediction() for kind, objects in read.items()}
+        result: dict[str, Any] = {"boxes": found[row].as_prediction()}
+        if pasted is not None:
+            result["masks"] = {
+                "boxes": [box_of(one) for one in pasted[row]],
+                "scores": [round(one.score, 5) for one in pasted[row]],
+                "labels": [one.label for one in pasted[row]],
+                "masks": [run_lengths_of(one, height, width) for one in pasted[row]],
+            }
         boxes = regions.boxes[:RECALLED_REGIONS] * [width, height, width, height]
         results.append({**result, "regions": boxes.round(2).tolist()})
     return results
