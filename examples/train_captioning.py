@@ -31,6 +31,7 @@ from butd_hf.modeling.image_processing_butd import ButdImageProcessor
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
 from butd_hf.modeling.processing_butd import ButdProcessor
 from butd_hf.training.arguments import LoopArguments
+from butd_hf.training.bottom_up_weights import load_bottom_up
 from butd_hf.training.captioning import CaptionDataset, CaptioningTask
 from butd_hf.training.frozen_stages import FrozenStages
 from butd_hf.training.loop import TrainingLoop, build_accelerator
@@ -52,12 +53,18 @@ class CaptioningArguments:
     limit: int = field(default=0, metadata={"help": "Use only this many images of each split, for trials."})
 
     init_from: str | None = field(default=None, metadata={"help": "Checkpoint to start from, e.g. RUN/best."})
+    bottom_up_from: str | None = field(
+        default=None, metadata={"help": "Checkpoint whose bottom-up half to take, e.g. of a detector; a new decoder."}
+    )
     backbone: str = field(default="tf_efficientnet_lite2", metadata={"help": "Any timm name; not with --init_from."})
     backbone_weights: str | None = field(
         default=None, metadata={"help": "Weights file, installed package that carries one, or 'timm' to download."}
     )
     selector: str | None = field(default=None, metadata={"help": "Region selector: saliency, grid, ..."})
     num_regions: int | None = field(default=None, metadata={"help": "Most regions per image."})
+    image_grid_size: int | None = field(
+        default=None, metadata={"help": "Cells to a side of the whole image that join learned regions; 0: none."}
+    )
     image_size: int | None = field(default=None, metadata={"help": "Height and width in pixels."})
     longest_edge: int | None = field(
         default=None, metadata={"help": "Keep the aspect ratio: image_size is the shortest edge, this the longest."}
@@ -111,6 +118,8 @@ class CaptioningArguments:
         self.augment = [name for name in self.augment if name != "none"]
         if self.freeze not in ("all", "none") and not self.freeze.isdigit():
             raise ValueError(f"--freeze must be all, none or a number of stages, got {self.freeze!r}.")
+        if self.init_from is not None and self.bottom_up_from is not None:
+            raise ValueError("--bottom_up_from begins a new model: leave out --init_from, which continues one.")
         if self.cache is not None and self.freeze in ("none", "0"):
             raise ValueError(f"--cache needs frozen stages, got --freeze {self.freeze}: there is nothing to keep.")
         if self.cache is not None and self.freeze != "all" and self.longest_edge is not None:
@@ -144,7 +153,11 @@ def build_processor(arguments: CaptioningArguments, backbone: str, captions: lis
             vocab_size=arguments.vocab_size,
             min_frequency=arguments.min_frequency,
         )
-        processor = ButdProcessor(ButdImageProcessor.from_backbone(backbone), tokenizer)
+        if arguments.bottom_up_from is not None:
+            image_processor = ButdImageProcessor.from_pretrained(arguments.bottom_up_from)
+        else:
+            image_processor = ButdImageProcessor.from_backbone(backbone)
+        processor = ButdProcessor(image_processor, tokenizer)
     if arguments.longest_edge is not None:
         shortest_edge = arguments.image_size or min(256, arguments.longest_edge)
         size = {"shortest_edge": shortest_edge, "longest_edge": arguments.longest_edge}
@@ -165,10 +178,19 @@ def build_config(arguments: CaptioningArguments) -> ButdConfig:
         config = ButdConfig.from_pretrained(arguments.init_from)
     else:
         # captions alone don't teach where objects are: the learned selector comes with `init_from`, or when asked for
-        selector = arguments.selector or "saliency"
-        config = ButdConfig(bottom_up_config={"backbone": arguments.backbone, "selector": selector})
+        bottom_up = {"backbone": arguments.backbone, "selector": arguments.selector or "saliency"}
+        if arguments.bottom_up_from is not None:
+            bottom_up = ButdConfig.from_pretrained(arguments.bottom_up_from).bottom_up_config.to_dict()
+            if arguments.selector not in (None, bottom_up["selector"]):
+                bottom_up.pop("out_indices", None)  # selectors differ in which maps they use
+                bottom_up["selector"] = arguments.selector
+        config = ButdConfig(bottom_up_config=bottom_up)
     asked = {
-        "bottom_up_config": {"selector": arguments.selector, "num_regions": arguments.num_regions},
+        "bottom_up_config": {
+            "selector": arguments.selector,
+            "num_regions": arguments.num_regions,
+            "image_grid_size": arguments.image_grid_size,
+        },
         "top_down_config": {
             "decoder": arguments.decoder,
             "hidden_size": arguments.hidden_size,
@@ -210,6 +232,8 @@ def build_model(arguments: CaptioningArguments, processor: ButdProcessor) -> But
         model = ButdForConditionalGeneration(ButdConfig.from_dict(settings))
         if arguments.attn_implementation is not None:
             model.set_attn_implementation(arguments.attn_implementation)
+        if arguments.bottom_up_from is not None:
+            load_bottom_up(model, arguments.bottom_up_from)
     bottom_up = model.base_model.bottom_up
     if arguments.backbone_weights is not None:
         print(load_backbone_weights(bottom_up.backbone, arguments.backbone_weights, config.bottom_up_config.backbone))
