@@ -6,9 +6,9 @@ several seeds, and prints one table of CIDEr beside the decoder's time and memor
         --detector DETECTOR --seeds 0 1 2 -- OPTIONS
 
 WEIGHTS are those of the backbone where nothing was learned, DETECTOR is a checkpoint whose selector has learned its
-regions. OPTIONS are those of `examples/train_captioning.py` and hold for every run, e.g. `--epochs 2`. Bottom-up is frozen and each row's regions are
-computed once. A run that is complete is not done again; one that was interrupted goes on. `--measure` prints the
-table of the runs that there are, and trains none.
+regions. OPTIONS are those of `examples/train_captioning.py` and hold for every run, e.g. `--epochs 2`. Bottom-up is
+frozen and each row's regions are computed once. A run that is complete is not done again; one that was interrupted
+goes on. `--measure` prints the table of the runs that there are, and trains none.
 """
 
 import argparse

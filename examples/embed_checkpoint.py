@@ -89,7 +89,10 @@ def embed(best: Path, folder: Path, task: Embedded, num_beams: int | None = None
     """Writes the checkpoint with today's code and in half precision beside its place, then puts it there."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    model: Any = getattr(butd_hf, task.model).from_pretrained(best)
+    config = butd_hf.ButdConfig.from_pretrained(best)
+    if task.model == "ButdForObjectDetection":
+        config.bottom_up_config.region_mask_size = 0  # a segmenter without its mask heads is a detector
+    model: Any = getattr(butd_hf, task.model).from_pretrained(best, config=config)
     if num_beams is not None:
         model.generation_config.num_beams = num_beams
     model.save_pretrained(unfinished)
