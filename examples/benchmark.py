@@ -5,6 +5,10 @@ Time the way from a picture to its caption against the model's own backbone:
 
     python examples/benchmark.py --model RUN/best --image photo.jpg --rounds 50 --threads 2 --json
 
+or the way to regions that are learned, beside the backbone's own feature maps and whole detectors of others:
+
+    python examples/benchmark.py --regions --rounds 50 --threads 2
+
 Everything that is compared takes turns in one process, in an order that changes every round, so that whatever else the
 machine does slows all of it alike. A picture is already decoded; batch 1, greedy search. `caption` is the whole way,
 preprocessing and text included, as users walk it; its stages are timed on walks of their own.
@@ -20,13 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision.models.detection as torchvision_detection
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from transformers import HfArgumentParser
+from torch import nn
+from transformers import HfArgumentParser, RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
 from transformers.utils import logging
 
 import butd_hf
+from butd_hf.modeling.bottom_up_butd import ButdBottomUp
+from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
 from butd_hf.modeling.outputs_butd import ButdEncoderOutput
 from butd_hf.modeling.processing_butd import ButdProcessor
@@ -47,6 +55,9 @@ class BenchmarkArguments:
     new_tokens: int | None = field(
         default=None, metadata={"help": "Captions of exactly this many tokens; as the model likes by default."}
     )
+    regions: bool = field(default=False, metadata={"help": "Time regions of selector 'rpn' instead of captions."})
+    backbone: str = field(default="tf_efficientnet_lite0", metadata={"help": "Of --regions: any timm name."})
+    image_size: int = field(default=384, metadata={"help": "Of --regions: height and width, of all that is timed."})
     json: bool = field(default=False, metadata={"help": "Print JSON and nothing else."})
 
     def __post_init__(self) -> None:
@@ -185,6 +196,11 @@ def show(results: dict[str, Any]) -> None:
         table.add_row(row, f"{milliseconds:.1f}", f"{milliseconds / backbone:.2f}")
     console = Console()
     console.print(table)
+    show_setting(results, console)
+
+
+def show_setting(results: dict[str, Any], console: Console) -> None:
+    """Prints what was timed, and how."""
     height, width = results["image_size"]
     console.print(
         f"{results['backbone']}, {width} x {height} pixels, {results['rounds']} rounds, {results['threads']} threads, "
@@ -193,12 +209,82 @@ def show(results: dict[str, Any]) -> None:
     )
 
 
+def other_detectors(image_size: int) -> dict[str, nn.Module]:
+    """Detectors of torchvision and transformers with random weights, which take pictures of that size as they are."""
+    size = {"min_size": image_size, "max_size": image_size}
+    untrained = {"weights": None, "weights_backbone": None, **size}
+    # what RT-DETR-R18 (Zhao et al. 2024) changes of RT-DETR-R50, whose values are the defaults
+    resnet = RTDetrResNetConfig(
+        hidden_sizes=[64, 128, 256, 512],
+        depths=[2, 2, 2, 2],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    rt_detr = RTDetrConfig(
+        backbone_config=resnet, encoder_in_channels=[128, 256, 512], hidden_expansion=0.5, decoder_layers=3
+    )
+    return {
+        name: getattr(torchvision_detection, name)(**untrained)
+        for name in ("fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_fpn")
+    } | {"rt_detr_r18": RTDetrForObjectDetection(rt_detr)}
+
+
+@torch.inference_mode()
+def run_regions(arguments: BenchmarkArguments) -> dict[str, Any]:
+    """Times the way to 36 pooled regions and what it is measured by; weights are random, as they cost the same."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    config = ButdBottomUpConfig(backbone=arguments.backbone, selector="rpn", num_regions=36, min_regions=36)
+    bottom_up = ButdBottomUp(config).eval().to(memory_format=torch.channels_last)
+    pixels = torch.randn(1, 3, arguments.image_size, arguments.image_size)
+    last = pixels.contiguous(memory_format=torch.channels_last)
+    rows: dict[str, Callable[[], Any]] = {
+        "feature maps": lambda: bottom_up.feature_maps(last),
+        "regions": lambda: bottom_up(last),
+    }
+    for name, detector in other_detectors(arguments.image_size).items():
+        detector.eval()
+        if isinstance(detector, RTDetrForObjectDetection):
+            rows[name] = lambda detector=detector: detector(pixels)
+        else:
+            rows[name] = lambda detector=detector: detector([pixels[0]])
+    watch = interleave(rows, arguments.rounds)
+    own = watch.milliseconds["feature maps"]
+    return {
+        "milliseconds": {name: watch.median(name) for name in rows},
+        "ratios": {
+            name: statistics.median(whole / part for whole, part in zip(times, own, strict=True))
+            for name, times in watch.milliseconds.items()
+        },
+        "num_regions": int(bottom_up(last).mask.sum()),
+        "backbone": arguments.backbone,
+        "image_size": [arguments.image_size] * 2,
+        "rounds": arguments.rounds,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def show_regions(results: dict[str, Any]) -> None:
+    """Prints the results of `run_regions` as a table."""
+    table = Table("", "ms (median)", "times feature maps")
+    for name, milliseconds in results["milliseconds"].items():
+        label = f"picture → {results['num_regions']} regions" if name == "regions" else name
+        table.add_row(label, f"{milliseconds:.1f}", f"{results['ratios'][name]:.2f}")
+    console = Console()
+    console.print(table)
+    show_setting(results, console)
+
+
 def main(options: list[str] | None = None) -> None:
     (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses(options)
     logging.disable_progress_bar()
-    results = run(arguments)
+    results = run_regions(arguments) if arguments.regions else run(arguments)
     if arguments.json:
         print(json.dumps(results, indent=2))
+    elif arguments.regions:
+        show_regions(results)
     else:
         show(results)
 

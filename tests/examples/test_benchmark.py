@@ -39,6 +39,19 @@ def test_table(benchmark, options, capsys):
     assert "backbone alone" in output and "picture → caption" in output
 
 
+def test_regions_beside_other_detectors(benchmark, capsys):
+    options = ["--regions", "--backbone", "test_efficientnet", "--image_size", "128", "--rounds", "1"]
+    benchmark.main([*options, "--json"])
+    results = json.loads(capsys.readouterr().out)
+    assert results["num_regions"] == 36 and results["ratios"]["feature maps"] == 1
+    assert list(results["milliseconds"]) == [
+        *("feature maps", "regions", "fasterrcnn_mobilenet_v3_large_320_fpn"),
+        *("fasterrcnn_mobilenet_v3_large_fpn", "rt_detr_r18"),
+    ]
+    benchmark.show_regions(results)
+    assert "picture → 36 regions" in capsys.readouterr().out
+
+
 def test_rows_take_turns(benchmark):
     calls = []
     rows = {name: lambda name=name: calls.append(name) for name in "abc"}

@@ -1,5 +1,8 @@
 import json
+import math
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,6 +85,49 @@ def test_segmentation_goes_on_from_a_detector(detector, detection_data, tmp_path
     }
     depthwise = [name for name in kernels if before[name].shape[1] == 1]
     assert depthwise and all(kernels[name] for name in depthwise) and not all(kernels.values())
+
+
+def odd_data(source: Path, folder: Path) -> Path:
+    """Pictures with 500 objects, at and over the border, and without any; nobody drew a mask."""
+    shutil.copytree(source / "images", folder / "images")
+    document = json.loads((source / "annotations.json").read_text())
+    crowded = [[(7 * place) % 50, (11 * place) % 40, 6, 8] for place in range(500)]
+    boxes = {
+        100: crowded,
+        101: [[0, 0, 64, 48], [-5, -5, 20, 20], [60, 40, 30, 30]],
+        102: [[10, 10, 0, 12], [10, 10, 8, 8]],
+        103: [],
+        104: crowded,
+        105: [],
+    }
+    rows = [(image, box) for image, each in boxes.items() for box in each]
+    document["annotations"] = [
+        {"id": number, "image_id": image, "category_id": 3, "bbox": box, "iscrowd": 0, "segmentation": None}
+        for number, (image, box) in enumerate(rows, start=1)
+    ]
+    (folder / "annotations.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["train_detection.py", "train_segmentation.py"])
+def test_odd_pictures_train_and_evaluate(name, detection_data, tmp_path):
+    data = odd_data(detection_data, tmp_path / "data")
+    run(name, "--data", data, "--output_dir", tmp_path / "run", *TINY, *SHORT, *AUGMENT)
+    losses = [event["loss"] for event in events(tmp_path / "run", "training")]
+    scores = events(tmp_path / "run", "evaluation")[0]
+    assert all(map(math.isfinite, [*losses, scores["loss"], scores["box_ap50"], scores["recall36"]]))
+    strict = ["--data", data, "--output_dir", tmp_path / "strict", *TINY, *SHORT, "--strict"]
+    with pytest.raises(ValueError, match=r"annotations\[503\] \(id 504\) of image 2.png"):
+        run(name, *strict)
+
+
+@pytest.mark.parametrize("name", ["train_detection.py", "train_segmentation.py"])
+def test_accelerate_launches(name, detection_data, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", EXAMPLES / name]
+    options = ["--data", detection_data, "--output_dir", tmp_path / "run", *TINY, *SHORT]
+    process = subprocess.run(list(map(str, [*launch, *options])), capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert (tmp_path / "run" / "best" / "model.safetensors").exists()
 
 
 def test_unknown_splits_are_named(detection_data, tmp_path):

@@ -336,6 +336,17 @@ def test_a_captioner_begins_with_what_a_detector_learned(tmp_path):
         assert torch.equal(loaded.model.bottom_up.state_dict()[name], value), name
 
 
+@torch.no_grad()
+def test_compiles_to_the_same():
+    """What depends on the picture breaks the graph, but nothing changes."""
+    model = build(ButdForInstanceSegmentation)
+    pixel_values, pixel_mask = pictures(SIZES[:2])
+    expected = model(pixel_values, pixel_mask)
+    compiled = torch.compile(model, backend="eager")(pixel_values, pixel_mask)
+    for name in ("logits", "pred_boxes", "pred_masks"):
+        torch.testing.assert_close(compiled[name], expected[name], atol=1e-4, rtol=0)
+
+
 def test_needs_the_learned_selector():
     with pytest.raises(ValueError, match="got 'grid'"):
         ButdForObjectDetection(ButdConfig(bottom_up_config={"backbone": "test_efficientnet", "selector": "grid"}))

@@ -69,6 +69,25 @@ def test_better_objects_cover_worse_ones():
         PROCESSOR.post_process_instance_segmentation(outputs, return_coco_annotation=True, return_binary_maps=True)
 
 
+def test_run_lengths_are_those_of_the_maps():
+    """Counted by hand from transformers' form: starts from 1 and lengths, row after row."""
+    outputs = outputs_of([[0.5, 0.5, 0.5, 0.5], [0.75, 0.25, 0.5, 0.5]], [[0.9], [0.8]])
+    options = {"target_sizes": [(8, 12)], "threshold": 0.5}
+    (found,) = PROCESSOR.post_process_instance_segmentation(outputs, return_coco_annotation=True, **options)
+    first = [number for row in range(2, 6) for number in (row * 12 + 4, 6)]  # columns 3 to 8 of rows 2 to 5
+    second = [number for row in range(4) for number in (row * 12 + 7, 6)]  # columns 6 to 11 of rows 0 to 3
+    assert [[int(number) for number in one] for one in found["segmentation"]] == [first, second]
+    assert [(one["label_id"], one["score"]) for one in found["segments_info"]] == [(0, 0.9), (0, 0.8)]
+
+
+def test_a_query_of_two_classes_has_one_mask():
+    outputs = outputs_of([[0.5, 0.5, 0.5, 0.5]], [[0.9, 0.7]])
+    options = {"target_sizes": [(8, 12)], "return_binary_maps": True}
+    (found,) = PROCESSOR.post_process_instance_segmentation(outputs, **options)
+    assert [one["label_id"] for one in found["segments_info"]] == [0, 1]
+    assert torch.equal(*found["segmentation"]) and int(found["segmentation"][0].sum()) == 24
+
+
 @pytest.mark.parametrize("option", [None, "return_binary_maps", "return_coco_annotation"])
 def test_nothing_above_the_threshold(option):
     outputs = outputs_of([[0.5, 0.5, 0.5, 0.5]], [[0.1]])
