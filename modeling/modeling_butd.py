@@ -144,9 +144,7 @@ class ButdModel(ButdPreTrainedModel):
         """Regions that somebody else selected: the classic way, extract once and train many times."""
         # CODEPATH: Up-Down and its kin ("lstm", "gru") look at no boxes, transformer decoders do
         needs_boxes = not self.config.top_down_config.is_recurrent
-        return ready_regions(
-            features, boxes, mask, region_size=self.bottom_up.region_size, needs_boxes=needs_boxes
-        )
+        return ready_regions(features, boxes, mask, region_size=self.bottom_up.region_size, needs_boxes=needs_boxes)
 
     # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers

@@ -156,4 +156,5 @@ class ImageToTextPipeline(ButdPicturePipeline):
             for sequence in model_outputs.flatten(0, 1)
         ]
 
+
 __all__ = ["ImageToTextPipeline"]
