@@ -34,8 +34,8 @@ objects have them: 3,269 of 6,002 boxes. Boxes that VOC calls difficult are incl
 published ones.
 """
 DAQUAR = """
-A re-encoded subset of DAQUAR (Malinowski and Fritz 2014), questions about the indoor photographs of NYU Depth V2: 8,841
-questions about 1,013 training images; chosen on 1,301 questions about 145 others. That is very little: a fiftieth of
+A re-encoded subset of DAQUAR (Malinowski and Fritz 2014), questions about the indoor photographs of NYU Depth V2:
+8,841 questions about 1,013 training images; chosen on 1,301 about 145 others. That is very little: a fiftieth of
 the questions that VQA v2 trains on, from few rooms and few people who asked. The split isn't the public one, so
 figures don't compare with published ones.
 """
