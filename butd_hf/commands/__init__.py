@@ -1,4 +1,4 @@
-"""The command line: `butd-hf caption`, `convert`, `detect`, `segment`, `regions` and `evaluate`."""
+"""The command line: `butd-hf caption`, `convert`, `detect`, `extract`, `features`, `segment` and so on."""
 
 import os
 import warnings
@@ -9,6 +9,8 @@ from . import evaluate
 from .caption import caption
 from .convert import convert
 from .detect import detect, regions, segment
+from .extract import extract
+from .features import features
 
 
 app = typer.Typer(
@@ -19,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (caption, detect, segment, regions, convert):
+for command in (caption, detect, segment, regions, convert, extract, features):
     app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 
