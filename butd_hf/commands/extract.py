@@ -124,9 +124,7 @@ def extract(
         if store.skipped:
             report(f"{len(store.skipped)} of {len(sources)} pictures could not be read; store.json names them.")
         print(f"{out}: regions of {len(store)} pictures, {store.region_size} {store.dtype.name} numbers each")
-    if accelerator.num_processes > 1:
-        accelerator.end_training()
-        torch.distributed.destroy_process_group()
+    accelerator.end_training()  # several processes take leave of one another
 
 
 def image_id_of(source: str, ids: Ids) -> str:
