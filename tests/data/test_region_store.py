@@ -232,8 +232,8 @@ def test_datasets_reads_and_streams_a_store(tmp_path):
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """Neither Python's nor Arrow's, neither while a store is written nor while it is read."""
 
-    def peak(count):
-        path = tmp_path / str(count)
+    def peak(count, name):
+        path = tmp_path / name
         tracemalloc.start()
         before = pa.total_allocated_bytes()
         with RegionStoreWriter(path, shard_size=500) as writer:
@@ -247,25 +247,26 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         tracemalloc.stop()
         return held
 
-    peak(500)  # whatever is imported or cached once
-    small, large = peak(500), peak(4000)
+    peak(500, "first")  # whatever is imported or cached once
+    small, large = peak(500, "small"), peak(4000, "large")
     assert large < 1.3 * small
     assert large < 4000 * 8 * 64 * 4 / 8  # far below what is stored
 
 
 def test_a_store_that_fails_leaves_nothing_behind(tmp_path):
-    with pytest.raises(DuplicateImageError, match="'1' occurs more than once"):
+    def write(*rows):
         with RegionStoreWriter(tmp_path / "store", shard_size=1) as writer:
-            for name in ("0", "1", "2", "1"):
-                writer.add(name, regions_of(0))
-    with pytest.raises(RegionStoreError, match="size 4, those before 5"):
-        with RegionStoreWriter(tmp_path / "store", shard_size=1) as writer:
-            writer.add("0", regions_of(0))
-            writer.add("1", regions_of(0, region_size=4))
-    broken = regions_of(0)
+            for image_id, regions in rows:
+                writer.add(image_id, regions)
+
+    good, broken = regions_of(0), regions_of(0)
     broken.features[1, 2] = np.nan
-    with pytest.raises(RegionStoreError, match="'0' are not finite"), RegionStoreWriter(tmp_path / "store") as writer:
-        writer.add("0", broken)
+    with pytest.raises(DuplicateImageError, match="'1' occurs more than once"):
+        write(("0", good), ("1", good), ("2", good), ("1", good))
+    with pytest.raises(RegionStoreError, match="size 4, those before 5"):
+        write(("0", good), ("1", regions_of(0, region_size=4)))
+    with pytest.raises(RegionStoreError, match="'0' are not finite"):
+        write(("0", broken))
     assert list(tmp_path.iterdir()) == []
 
 
