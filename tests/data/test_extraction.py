@@ -78,6 +78,11 @@ def test_batches_are_of_near_shapes_and_know_nothing_of_other_shards(images):
     assert first == [1, 1, 2, 2, 0, 0]  # narrow ones, square ones, wide ones
 
 
+def test_loader_processes_change_nothing(model, processor, images, whole, tmp_path):
+    extract_regions(model, processor, images, tmp_path / "store", num_workers=1, **OPTIONS)
+    assert content(tmp_path / "store") == content(whole)
+
+
 STAGES = {
     "in a shard": ("ShardWriter.write", 4),
     "before a report": ("write_whole", 3),
@@ -158,6 +163,7 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(model, processor, i
         extract_regions(model, processor, mixed, tmp_path / "store", **OPTIONS)
     only = extract_regions(model, processor, mixed[1:2], tmp_path / "only", strict=False, **OPTIONS)
     assert len(only) == 0 and len(only.skipped) == 1
+    assert list(only.stream()) == [] and only.dataset().num_rows == 0
 
 
 @pytest.mark.parametrize("box_format", ["xyxy", "xywh", "relative"])
