@@ -1,4 +1,4 @@
-"""The command line: `butd-hf ask`, `caption`, `convert`, `detect`, `segment`, `regions` and `evaluate`."""
+"""The command line, `butd-hf`: a file per command, or per few that share their work."""
 
 import os
 import warnings
@@ -10,6 +10,8 @@ from .ask import ask
 from .caption import caption
 from .convert import convert
 from .detect import detect, regions, segment
+from .extract import extract
+from .features import features
 
 
 app = typer.Typer(
@@ -20,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, caption, detect, segment, regions, convert):
+for command in (ask, caption, detect, segment, regions, convert, extract, features):
     app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 

@@ -8,6 +8,7 @@ EXPORTS = {  # name: the module of this package that defines it
     "Augmentation": "views",
     "DetectionAugmentation": "detection_views",
     "RegionStore": "region_store",
+    "RegionStoreWriter": "region_store",
     "extract_regions": "region_store",
     "load_captions": "captions",
     "load_detections": "detection",

@@ -20,7 +20,7 @@ def load_image(path: str) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return ImageOps.exif_transpose(image)
-    except OSError as error:
+    except Exception as error:  # decoders raise whatever a broken file leads them into
         raise OSError(f"Cannot read image {path}: {error}") from error
 
 

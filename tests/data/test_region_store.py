@@ -1,12 +1,26 @@
 import json
+import multiprocessing
+import pickle
+import tracemalloc
 
+import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from butd_hf.data.region_store import STORE_FILE, RegionStore, RegionStoreError, extract_regions
+from butd_hf.data.region_rows import DuplicateImageError
+from butd_hf.data.region_store import (
+    STORE_FILE,
+    RegionStore,
+    RegionStoreError,
+    RegionStoreWriter,
+    StoredRegions,
+    decode_row,
+    extract_regions,
+)
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.regions_butd import ButdRegions
 
@@ -139,7 +153,7 @@ def test_a_store_without_its_last_file_is_not_finished(bottom_up, images, tmp_pa
 def test_many_batches_of_rows(bottom_up, images, tmp_path):
     many = [(f"copy-{index}", images[index % 5][1]) for index in range(200)]
     store = extract_regions(bottom_up, GridProcessor(), many, tmp_path / "store", batch_size=16, dtype="float32")
-    assert len(store.chunks["features"]) > 1
+    assert len(store.shards) == 4
     for index in (0, 63, 64, 128, 199):
         same = store[f"copy-{index % 5}", "identity"]
         assert np.allclose(store[f"copy-{index}", "identity"].features, same.features, atol=1e-6)
@@ -165,3 +179,121 @@ def test_the_model_is_left_as_it_was(bottom_up, images, tmp_path):
     assert bottom_up.training
     assert all(parameter.requires_grad for parameter in bottom_up.parameters())
     bottom_up.proj(torch.rand(1, 3, 4, 4)).sum().backward()  # still trainable
+
+
+def regions_of(seed, count=3, region_size=5, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    boxes = np.sort(rng.random((count, 2, 2), dtype=np.float32), axis=1).reshape(count, 4)
+    features = rng.standard_normal((count, region_size)).astype(dtype)
+    return StoredRegions(features, boxes, rng.random(count, dtype=np.float32), np.ones(count, dtype=bool), 640, 480)
+
+
+def same(one, other):
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name))
+        for name in ("features", "boxes", "saliency", "width", "height", "labels", "label_scores")
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("shard_size", [1, 4, 100])
+def test_what_is_written_is_read(tmp_path, dtype, shard_size):
+    written = {f"image {seed}": regions_of(seed, count=seed % 4, dtype=dtype) for seed in range(10)}
+    written["image 3"].labels = np.array([7, 1599, 0], np.int32)
+    written["image 3"].label_scores = np.array([0.5, 0.25, 1.0], np.float32)
+    with RegionStoreWriter(tmp_path / "store", dtype=dtype, shard_size=shard_size) as writer:
+        for image_id, regions in written.items():
+            writer.add(image_id, regions)
+    store = RegionStore.open(tmp_path / "store")
+    assert (len(store), store.dtype, store.region_size) == (10, np.dtype(dtype), 5)
+    assert len(store.shards) == -(-10 // shard_size)
+    for image_id in reversed(written):
+        assert same(store[image_id], written[image_id])
+        assert store[image_id].boxes.dtype == np.float32
+    streamed = list(store.stream())
+    assert [image_id for image_id, _, _ in streamed] == list(written)
+    assert all(same(regions, written[image_id]) for image_id, _, regions in streamed)
+    assert "image 3" in store and ("image 3", "flip") not in store and "image 10" not in store
+
+
+def test_datasets_reads_and_streams_a_store(tmp_path):
+    with RegionStoreWriter(tmp_path / "store", shard_size=2) as writer:
+        for seed in range(5):
+            writer.add(str(seed), regions_of(seed))
+    store = RegionStore.open(tmp_path / "store")
+    assert store.dataset()["image_id"][:] == list("01234")
+    files = [str(shard) for shard in store.shards]
+    streamed = datasets.load_dataset("arrow", data_files=files, split="train", streaming=True)
+    for seed, row in enumerate(streamed):
+        assert same(decode_row(row, store.dtype, store.region_size), regions_of(seed))
+    assert streamed.num_shards == 3  # what several loaders share
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """Neither Python's nor Arrow's, neither while a store is written nor while it is read."""
+
+    def peak(count, name):
+        path = tmp_path / name
+        tracemalloc.start()
+        before = pa.total_allocated_bytes()
+        with RegionStoreWriter(path, shard_size=500) as writer:
+            for index in range(count):
+                writer.add(f"image {index}", regions_of(0, count=8, region_size=64))
+        store = RegionStore.open(path)
+        assert sum(1 for _ in store.stream()) == count
+        assert all(f"image {index}" in store for index in range(0, count, 7))
+        store[f"image {count - 1}"]
+        held = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before
+        tracemalloc.stop()
+        return held
+
+    peak(500, "first")  # whatever is imported or cached once
+    small, large = peak(500, "small"), peak(4000, "large")
+    assert large < 1.3 * small
+    assert large < 4000 * 8 * 64 * 4 / 8  # far below what is stored
+
+
+def test_a_store_that_fails_leaves_nothing_behind(tmp_path):
+    def write(*rows):
+        with RegionStoreWriter(tmp_path / "store", shard_size=1) as writer:
+            for image_id, regions in rows:
+                writer.add(image_id, regions)
+
+    good, broken = regions_of(0), regions_of(0)
+    broken.features[1, 2] = np.nan
+    with pytest.raises(DuplicateImageError, match="'1' occurs more than once"):
+        write(("0", good), ("1", good), ("2", good), ("1", good))
+    with pytest.raises(RegionStoreError, match="size 4, those before 5"):
+        write(("0", good), ("1", regions_of(0, region_size=4)))
+    with pytest.raises(RegionStoreError, match="'0' are not finite"):
+        write(("0", broken))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_not_overwritten_unless_told(tmp_path):
+    for overwrite in (False, True):
+        with RegionStoreWriter(tmp_path / "store", overwrite=overwrite) as writer:
+            writer.add("0", regions_of(0))
+    with pytest.raises(RegionStoreError, match="is there already"):
+        RegionStoreWriter(tmp_path / "store")
+    assert len(RegionStore.open(tmp_path / "store")) == 1
+
+
+def boxes_sum(store, results):
+    results.put(float(store["1"].boxes.sum()))
+
+
+def test_other_processes_read_an_open_store(tmp_path):
+    """As the workers of a loader do, forked from a process that has read, or with a copy of the store."""
+    with RegionStoreWriter(tmp_path / "store") as writer:
+        for seed in range(2):
+            writer.add(str(seed), regions_of(seed))
+    store = RegionStore.open(tmp_path / "store")
+    expected = float(store["1"].boxes.sum())
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    process = context.Process(target=boxes_sum, args=(store, results))
+    process.start()
+    assert results.get(timeout=60) == expected
+    process.join()
+    assert float(pickle.loads(pickle.dumps(store))["1"].boxes.sum()) == expected

@@ -1,0 +1,63 @@
+"""All that extracted regions depend on, so that a store is used as long as none of it has changed, and no longer."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+# `dtype` is known only of loaded models, and the weights tell it
+NOT_CONTENT = frozenset({"dtype", "transformers_version", "auto_map", "processor_class", "name_or_path"})
+
+
+def fingerprint_of(
+    bottom_up: nn.Module,
+    processor: Any,
+    pairs: list[tuple[str, str]],
+    views: Sequence[str],
+    dtype: str,
+    boxes: str | None = None,
+) -> dict[str, Any]:
+    """
+    What regions depend on. Where images lie does not matter; their ids and sizes in bytes do.
+
+    Args:
+        boxes: The digest of boxes that were given.
+    """
+    weights = hashlib.sha256()
+    for name, tensor in sorted(bottom_up.state_dict().items()):
+        weights.update(name.encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # any dtype, bfloat16 included
+        weights.update(values.numpy().tobytes())
+    listed = hashlib.sha256()
+    for image_id, path in pairs:
+        listed.update(f"{image_id}\t{bytes_of(path)}\n".encode())
+    config = getattr(bottom_up, "config", None)
+    image_processor = getattr(processor, "image_processor", processor)
+    return {
+        "bottom_up_config": comparable(config.to_dict()) if config is not None else None,
+        "weights": weights.hexdigest(),
+        "image_processor": comparable(image_processor.to_dict()) if hasattr(image_processor, "to_dict") else None,
+        "images": listed.hexdigest(),
+        "views": list(views),
+        "dtype": dtype,
+        "boxes": boxes,
+    }
+
+
+def bytes_of(path: str) -> int:
+    """The size of a file, -1 if there is none: whoever reads it will say so."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return -1
+
+
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings as they look after a trip through JSON, without what does not change regions."""
+    content = {name: settings[name] for name in settings if not name.startswith("_") and name not in NOT_CONTENT}
+    return json.loads(json.dumps(content, sort_keys=True, default=str))

@@ -1,0 +1,176 @@
+"""A row of a region store: the regions of one view of one image, as arrays and as bytes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Features, Value
+
+
+# raw bytes read without conversion: a row costs microseconds, which nested lists do not allow
+STORE_FEATURES = Features(
+    {
+        "image_id": Value("string"),
+        "view": Value("string"),
+        "width": Value("int32"),
+        "height": Value("int32"),
+        "num_regions": Value("int32"),
+        "features": Value("binary"),
+        "boxes": Value("binary"),
+        "saliency": Value("binary"),
+        "labels": Value("binary"),
+        "label_scores": Value("binary"),
+        "attributes": Value("binary"),
+        "attribute_scores": Value("binary"),
+    }
+)
+STORE_SCHEMA: pa.Schema = STORE_FEATURES.arrow_schema
+
+# what a region may be believed to be: column of the store and type of its numbers
+BELIEFS = {
+    "labels": np.dtype(np.int32),
+    "label_scores": np.dtype(np.float32),
+    "attributes": np.dtype(np.int32),
+    "attribute_scores": np.dtype(np.float32),
+}
+DTYPES = ("float16", "float32")
+
+
+class RegionStoreError(ValueError):
+    """A region store that does not exist, is not finished, or lacks what was asked for."""
+
+
+class DuplicateImageError(RegionStoreError):
+    """An image id that occurs twice where regions are found by it."""
+
+
+@dataclass
+class StoredRegions:
+    """
+    The regions of one view of one image, as arrays.
+
+    Args:
+        features: `(num_regions, region_size)`, in the dtype of the store.
+        boxes: `(num_regions, 4)` float32, `x0, y0, x1, y1` in [0, 1] of the view.
+        saliency: `(num_regions,)` float32, highest first; ones where nothing is known of it.
+        mask: `(num_regions,)` bool, all True: rows without a region are not stored.
+        width: Of the view, in pixels; 0 if unknown.
+        height: Of the view, in pixels; 0 if unknown.
+        labels: `(num_regions,)` int32, what the selector believes each to be, without background; None if it doesn't.
+        label_scores: `(num_regions,)` float32 in [0, 1], how certain it is of that.
+        attributes: `(num_regions,)` int32, what it believes each to be like.
+        attribute_scores: `(num_regions,)` float32 in [0, 1].
+    """
+
+    features: np.ndarray
+    boxes: np.ndarray
+    saliency: np.ndarray
+    mask: np.ndarray
+    width: int = 0
+    height: int = 0
+    labels: np.ndarray | None = None
+    label_scores: np.ndarray | None = None
+    attributes: np.ndarray | None = None
+    attribute_scores: np.ndarray | None = None
+
+
+def rows_of_batch(regions: Any, sizes: Sequence[tuple[int, int]]) -> list[StoredRegions]:
+    """
+    The regions of a batch, image by image. Places without a region are dropped.
+
+    Args:
+        regions: `ButdRegions` of the batch.
+        sizes: Width and height of each view in pixels.
+    """
+    arrays = {name: regions[name].float().cpu().numpy() for name in ("features", "boxes", "saliency")}
+    for logits, label, score in (
+        (regions.class_logits, "labels", "label_scores"),
+        (regions.attribute_logits, "attributes", "attribute_scores"),
+    ):
+        if logits is not None and logits.shape[-1] > 0:
+            best = logits.float().softmax(dim=-1).max(dim=-1)  # (batch_size, num_regions)
+            arrays[score] = best.values.cpu().numpy()
+            arrays[label] = best.indices.cpu().numpy().astype(np.int32)
+    masks = regions.mask.cpu().numpy().astype(bool)  # (batch_size, num_regions)
+    return [
+        StoredRegions(
+            mask=np.ones(int(mask.sum()), dtype=bool),
+            width=width,
+            height=height,
+            **{name: values[row][mask] for name, values in arrays.items()},
+        )
+        for row, (mask, (width, height)) in enumerate(zip(masks, sizes, strict=True))
+    ]
+
+
+def encode_row(image_id: str, view: str, regions: StoredRegions, dtype: np.dtype) -> dict[str, Any]:
+    """
+    A row as the store keeps it.
+
+    Raises:
+        RegionStoreError: Features or boxes that are no numbers, or too large for the dtype; shapes that don't fit.
+    """
+    with np.errstate(over="ignore"):  # reported below, with the name of the image
+        features = np.ascontiguousarray(regions.features, dtype=dtype)
+    count = len(features)
+    if features.ndim != 2 or regions.boxes.shape != (count, 4) or regions.saliency.shape != (count,):
+        raise RegionStoreError(
+            f"Regions of {image_id!r} have features {features.shape}, boxes {regions.boxes.shape} and saliency "
+            f"{regions.saliency.shape}; expected (n, region_size), (n, 4) and (n,)."
+        )
+    if not np.isfinite(features).all():
+        raise RegionStoreError(
+            f"Features of {image_id!r} are not finite in {dtype.name}; store them as float32, or check the weights."
+        )
+    if not np.isfinite(regions.boxes).all():
+        raise RegionStoreError(f"Boxes of {image_id!r} are not finite.")
+    row = {
+        "image_id": image_id,
+        "view": view,
+        "width": regions.width,
+        "height": regions.height,
+        "num_regions": count,
+        "features": features.tobytes(),
+        "boxes": regions.boxes.astype(np.float32).tobytes(),
+        "saliency": regions.saliency.astype(np.float32).tobytes(),
+    }
+    for name, kind in BELIEFS.items():
+        values = getattr(regions, name)
+        row[name] = None if values is None else np.asarray(values).astype(kind).tobytes()
+    return row
+
+
+def decode_row(row: Mapping[str, Any], dtype: np.dtype, region_size: int) -> StoredRegions:
+    """
+    The regions in a row of the store, as `datasets` or Arrow give it. Arrays are read-only views of its bytes.
+
+    Args:
+        row: Columns by name.
+        dtype: Of the features, as `RegionStore.dtype` tells.
+        region_size: Likewise.
+    """
+    count = row["num_regions"]
+    beliefs = {
+        name: None if row[name] is None else np.frombuffer(row[name], dtype=kind) for name, kind in BELIEFS.items()
+    }
+    return StoredRegions(
+        features=np.frombuffer(row["features"], dtype=dtype).reshape(count, region_size),
+        boxes=np.frombuffer(row["boxes"], dtype=np.float32).reshape(count, 4),
+        saliency=np.frombuffer(row["saliency"], dtype=np.float32),
+        mask=np.ones(count, dtype=bool),
+        width=row["width"],
+        height=row["height"],
+        **beliefs,
+    )
+
+
+def row_of_record_batch(batch: pa.RecordBatch, place: int) -> dict[str, Any]:
+    """A row of an Arrow batch, its binary values as buffers that nobody copied."""
+    row: dict[str, Any] = {}
+    for name in STORE_SCHEMA.names:
+        value = batch.column(name)[place]
+        binary = pa.types.is_binary(value.type)
+        row[name] = value.as_buffer() if binary and value.is_valid else value.as_py()
+    return row
