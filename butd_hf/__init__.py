@@ -21,12 +21,14 @@ _MODULES = {
     "ButdForConditionalGeneration": "modeling_butd",
     "ButdForInstanceSegmentation": "modeling_detection_butd",
     "ButdForObjectDetection": "modeling_detection_butd",
+    "ButdForSceneGraphGeneration": "modeling_scene_graph_butd",
     "ButdImageProcessor": "image_processing_butd",
     "ButdModel": "modeling_butd",
     "ButdProcessor": "processing_butd",
     "ButdRegionModel": "modeling_regions",
     "ButdTopDownConfig": "configuration_butd",
     "ImageToTextPipeline": "pipeline_image_to_text",
+    "SceneGraphGenerationPipeline": "pipeline_scene_graph_generation",
 }
 
 __all__ = ["__version__", "default_checkpoint", *_MODULES]
