@@ -144,7 +144,9 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
             pixel_values, pixel_mask, region_features, region_boxes, region_mask, region_labels, image_scale, labels
         )
         if targets is not None and len(targets) != len(regions.mask):
-            raise ValueError(f"`labels` has {len(targets)} entries, expected one for each of {len(regions.mask)} images.")
+            raise ValueError(
+                f"`labels` has {len(targets)} entries, expected one for each of {len(regions.mask)} images."
+            )
 
         logits, known = self.name_regions(regions, region_labels)
         about, related, required = None, None, None
@@ -258,9 +260,7 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
         logits = (2 * given - 1) * CERTAIN_LOGIT  # (batch_size, num_regions, num_labels)
         return torch.cat([logits, logits.new_zeros(*logits.shape[:2], 1)], dim=-1), known
 
-    def true_labels(
-        self, known: torch.Tensor, about: torch.Tensor, targets: list[ButdGraphTarget]
-    ) -> torch.Tensor:
+    def true_labels(self, known: torch.Tensor, about: torch.Tensor, targets: list[ButdGraphTarget]) -> torch.Tensor:
         """Labels `(batch_size, num_regions)`, corrected where regions are about an annotated object."""
         corrected = known.clone()
         for row, target in enumerate(targets):
@@ -285,9 +285,7 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
         return sum(weights.get(name, bottom_up) * loss for name, loss in losses.items())
 
 
-def ready_regions(
-    boxes: torch.Tensor, mask: torch.Tensor | None, features: torch.Tensor | None = None
-) -> ButdRegions:
+def ready_regions(boxes: torch.Tensor, mask: torch.Tensor | None, features: torch.Tensor | None = None) -> ButdRegions:
     """Regions that somebody else selected."""
     if mask is None:
         mask = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)

@@ -1,4 +1,4 @@
-"""The command line: `butd-hf caption`, `convert`, `detect`, `segment`, `regions` and `evaluate`."""
+"""The command line: `butd-hf caption`, `convert`, `detect`, `segment`, `regions`, `graph` and `evaluate`."""
 
 import os
 import warnings
@@ -9,17 +9,18 @@ from . import evaluate
 from .caption import caption
 from .convert import convert
 from .detect import detect, regions, segment
+from .graph import graph
 
 
 app = typer.Typer(
     name="butd-hf",
-    help="Bottom-Up Top-Down attention: pictures in; captions, objects, masks and regions out.",
+    help="Bottom-Up Top-Down attention: pictures in; captions, objects, masks, regions and graphs out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (caption, detect, segment, regions, convert):
+for command in (caption, detect, segment, regions, graph, convert):
     app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 

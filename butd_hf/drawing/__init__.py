@@ -6,4 +6,12 @@ from .objects import draw_objects, draw_picture
 from .regions import draw_regions
 
 
-__all__ = ["check_figure_file", "draw_caption", "draw_graph", "draw_objects", "draw_picture", "draw_regions", "save_figure"]
+__all__ = [
+    "check_figure_file",
+    "draw_caption",
+    "draw_graph",
+    "draw_objects",
+    "draw_picture",
+    "draw_regions",
+    "save_figure",
+]

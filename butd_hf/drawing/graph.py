@@ -38,11 +38,6 @@ class Box:
     centre: np.ndarray
     half: np.ndarray
 
-    def overlap(self, other: "Box") -> float:
-        """Area that two have in common, in square inches."""
-        shared = self.half + other.half - np.abs(self.centre - other.centre)
-        return float(np.clip(shared, 0, 2 * np.minimum(self.half, other.half)).prod()) if (shared > 0).all() else 0.0
-
 
 def draw_graph(image: Image.Image, graph: SceneGraph) -> Figure:
     """
@@ -89,7 +84,9 @@ def draw_boxes(axes: Axes, image: Image.Image, boxes: list[Any], colours: list[t
     """Outlines of boxes, each with its number, from 1."""
     place = axes.get_position()
     point = 1 / (np.array([place.width, place.height]) * axes.figure.get_size_inches() * 72)
-    corners = [[box[side] for side in ("xmin", "ymin", "xmax", "ymax")] if isinstance(box, dict) else box for box in boxes]
+    corners = [
+        [box[side] for side in ("xmin", "ymin", "xmax", "ymax")] if isinstance(box, dict) else box for box in boxes
+    ]
     outlines = apart(scaled(np.array(corners, dtype=float), image), LINE_POINTS * np.tile(point, 2))
     taken: list[np.ndarray] = []
     for rank, ((x0, y0, x1, y1), colour) in enumerate(zip(outlines, colours, strict=True)):
@@ -135,7 +132,8 @@ def draw_nodes_and_edges(
         start, end = boxes[subject], boxes[target]
         title = ", ".join(dict.fromkeys(predicates))
         half = text_half(title, PREDICATE_POINTS, 0.03)
-        curve, centre = best_place(start, end, half, [*boxes.values(), *labels], size)
+        curves = CURVES[1:] if (target, subject) in ways else CURVES  # two arrows on one line can't be told apart
+        curve, centre = best_place(start, end, half, curves, [*boxes.values(), *labels], size)
         labels.append(Box(centre, half))
         axes.add_patch(
             FancyArrowPatch(
@@ -209,41 +207,38 @@ def place_nodes(made: networkx.MultiDiGraph, titles: dict[Any, str], size: np.nd
     return {node: Box(point, halves[node]) for node, point in zip(made, points, strict=True)}
 
 
-def bend(start: np.ndarray, end: np.ndarray, curve: float, along: float) -> np.ndarray:
-    """A point of the curve that matplotlib's `arc3` draws, from 0 at its start to 1 at its end."""
-    step = end - start
+def bend(start: np.ndarray, end: np.ndarray, curve: float, along: np.ndarray) -> np.ndarray:
+    """Points (n, 2) of the curve that matplotlib's `arc3` draws, `along` it (n,) from 0 to 1."""
+    step, along = end - start, along[:, None]
     control = (start + end) / 2 + curve * np.array([step[1], -step[0]])
     return (1 - along) ** 2 * start + 2 * along * (1 - along) * control + along**2 * end
 
 
 def best_place(
-    start: Box, end: Box, half: np.ndarray, others: list[Box], size: np.ndarray
+    start: Box, end: Box, half: np.ndarray, curves: tuple[float, ...], others: list[Box], size: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """How far an edge bends and where on it its predicate stands, so that it covers little and is near the middle."""
-    best, chosen = np.inf, (CURVES[0], (start.centre + end.centre) / 2)
-    for curve in CURVES:
-        points = [bend(start.centre, end.centre, curve, along) for along in np.linspace(0.15, 0.85, 9)]
-        crossed = sum(
-            bool((np.abs(point - other.centre) < other.half).all())
-            for point in points
-            for other in others
-            if other is not start and other is not end
-        )
-        for along in PLACES:
-            centre = bend(start.centre, end.centre, curve, along)
-            label = Box(centre, half)
-            covered = sum(label.overlap(other) for other in others)
-            outside = float(np.clip(half + 0.05 - np.minimum(centre, size - centre), 0, None).sum())
-            cost = 100 * covered + 20 * outside + 0.25 * crossed + abs(along - 0.5) + abs(curve)
-            if cost < best - 1e-9:
-                best, chosen = cost, (curve, centre)
+    centres, halves = np.array([each.centre for each in others]), np.array([each.half for each in others])
+    between = np.array([each is not start and each is not end for each in others])
+    best, chosen = np.inf, (curves[0], (start.centre + end.centre) / 2)
+    for curve in curves:
+        points = bend(start.centre, end.centre, curve, np.linspace(0.15, 0.85, 9))
+        inside = (np.abs(points[:, None] - centres) < halves).all(axis=-1)  # (num_points, num_others)
+        crossed = (inside & between).sum()
+        places = bend(start.centre, end.centre, curve, PLACES)  # (num_places, 2)
+        shared = np.clip(half + halves - np.abs(places[:, None] - centres), 0, 2 * np.minimum(half, halves))
+        covered = shared.prod(axis=-1).sum(axis=-1)  # square inches: (num_places,)
+        outside = np.clip(half + 0.05 - np.minimum(places, size - places), 0, None).sum(axis=-1)
+        costs = 100 * covered + 20 * outside + 0.25 * crossed + np.abs(PLACES - 0.5) + abs(curve)
+        place = int(costs.argmin())
+        if costs[place] < best - 1e-9:
+            best, chosen = costs[place], (curve, places[place])
     return chosen
 
 
 def boundary_points(start: Box, end: Box, curve: float) -> tuple[np.ndarray, np.ndarray]:
     """Where an edge leaves one node and meets the other."""
-    steps = np.linspace(0, 1, 101)
-    points = np.array([bend(start.centre, end.centre, curve, along) for along in steps])
+    points = bend(start.centre, end.centre, curve, np.linspace(0, 1, 101))
     outside = (np.abs(points - start.centre) > start.half).any(axis=1)
     outside &= (np.abs(points - end.centre) > end.half + 0.03).any(axis=1)
     free = np.flatnonzero(outside)
