@@ -246,7 +246,7 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
     def name_regions(
         self, regions: ButdRegions, region_labels: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of labels with "no object" last, and the most likely label of each region: those given, if any are."""
+        """Logits of labels with "no object" last, and the label of each region: the one given or the most likely."""
         if region_labels is None:
             logits = self.object_head(regions)
             return logits, logits[..., :-1].argmax(dim=-1) * regions.mask

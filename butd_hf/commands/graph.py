@@ -106,9 +106,6 @@ def print_relations(results: list[dict[str, Any]]) -> None:
         for triplet, relation in zip(to_triplets(result), result["relations"], strict=True):
             rows.append([shown(result["image"]), *triplet, f"{relation['score']:.3f}"])
         if not result["relations"]:
-            number = len(result["objects"])
-            rows.append(
-                [shown(result["image"]), f"no relations ({number} object{'' if number == 1 else 's'})", "", "", ""]
-            )
+            rows.append([shown(result["image"]), "no relations", "", "", ""])
     if rows:
         print_table(["image", "subject", "predicate", "object", "score"], rows)
