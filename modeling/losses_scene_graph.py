@@ -173,13 +173,15 @@ def object_loss(
 def relation_losses(
     pairs: torch.Tensor,
     pair_mask: torch.Tensor,
+    selection_logits: torch.Tensor,
     pair_logits: torch.Tensor,
     predicate_logits: torch.Tensor,
     related: list[torch.Tensor | None],
     num_regions: int,
 ) -> dict[str, torch.Tensor]:
     """
-    `loss_pair`, the binary cross-entropy of which pairs are related, and `loss_predicate`, the cross-entropy of how.
+    `loss_selection` and `loss_pair`, the binary cross-entropy of which pairs are related at the first and at the
+    second look, and `loss_predicate`, the cross-entropy of how.
 
     Pairs that nobody annotated count as unrelated; images without annotated relations teach nothing. A pair with
     several predicates wants all of them alike.
@@ -200,12 +202,15 @@ def relation_losses(
         holds = (keys[place] == ids[row]) & pair_mask[row]
         wanted[row] = predicates[place] * holds[:, None]
     held = wanted.sum(dim=-1)  # (batch_size, num_pairs)
-    pair_losses = F.binary_cross_entropy_with_logits(pair_logits, (held > 0).float(), reduction="none")
     positive = held > 0
     shares = wanted[positive] / held[positive][:, None]
     predicate_loss = -(shares * predicate_logits[positive].log_softmax(dim=-1)).sum()
+    losses = {}
+    for name, logits in (("loss_selection", selection_logits), ("loss_pair", pair_logits)):
+        wrong = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
+        losses[name] = (wrong * taught).sum() / taught.sum().clamp(min=1)
     return {
-        "loss_pair": (pair_losses * taught).sum() / taught.sum().clamp(min=1),
+        **losses,
         "loss_predicate": predicate_loss / positive.sum().clamp(min=1),
     }
 

@@ -167,6 +167,7 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
                 relation_losses(
                     found.pairs,
                     found.pair_mask,
+                    found.selection_logits,
                     found.pair_logits,
                     found.predicate_logits,
                     related,
@@ -278,6 +279,7 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
     def weighted(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         weights = {
             "loss_object": self.config.object_loss_coefficient,
+            "loss_selection": self.config.pair_loss_coefficient,
             "loss_pair": self.config.pair_loss_coefficient,
             "loss_predicate": self.config.predicate_loss_coefficient,
         }

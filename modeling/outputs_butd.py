@@ -190,8 +190,8 @@ class ButdSceneGraphGenerationOutput(ModelOutput):
     """
     Args:
         loss (`torch.FloatTensor` of shape `()`): The weighted sum of `loss_dict`, with labels.
-        loss_dict (`dict`): Every part of the loss by name, before weighting: `loss_object`, `loss_pair`,
-            `loss_predicate`, and the bottom-up losses where the bottom-up half is trained along.
+        loss_dict (`dict`): Every part of the loss by name, before weighting: `loss_object`,
+            `loss_selection`, `loss_pair`, `loss_predicate`, and the bottom-up losses where that half is trained along.
         logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_labels + 1)`): Object labels before the
             softmax; the last column is "no object" and always 0. Given labels have 30, all others -30.
         region_labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): The labels that relations were judged

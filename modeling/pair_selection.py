@@ -22,6 +22,7 @@ from .configuration_butd import ButdTopDownConfig
 CHUNK_PAIRS = 4096  # scored at a time per image: memory of the search, whatever the number of regions
 PAIR_RANK = 64  # products of subject and object that make a pair's score
 GEOMETRY_SIZE = 16  # hidden units of what geometry adds to it
+FINENESS = 1024  # steps between scores that differ by 1; those closer than one are equal
 REQUIRED_SCORE = 1e6  # of pairs that have to be kept: above all others
 
 
@@ -150,7 +151,8 @@ class ButdPairScorer(nn.Module):
             scores = scores + self.geometry_scores(boxes[:, chunk, None], boxes[:, None])
             if log_odds is not None:
                 scores = scores + log_odds(chunk)
-            scores = scores.nan_to_num().clamp(-REQUIRED_SCORE / 2, REQUIRED_SCORE / 2)
+            # equals stay equal: how a sum is rounded depends on its place in the chunk
+            scores = (scores.nan_to_num() * FINENESS).round().clamp(-REQUIRED_SCORE / 2, REQUIRED_SCORE / 2)
             ids = places[chunk, None] * num_regions + places  # (num_subjects, num_regions)
             if required is not None:
                 rows, pairs = required

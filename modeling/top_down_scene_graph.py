@@ -40,11 +40,13 @@ class ButdPairs(ModelOutput):
     What the decoder says of pairs of regions; see `ButdSceneGraphGenerationOutput` for shapes.
 
     Args:
+        selection_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs)`): What the pairs were selected by.
         predicate_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_predicates)`): Without adjustment.
     """
 
     pairs: torch.LongTensor | None = None
     pair_mask: torch.BoolTensor | None = None
+    selection_logits: torch.FloatTensor | None = None
     pair_logits: torch.FloatTensor | None = None
     predicate_logits: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
@@ -179,7 +181,6 @@ class ButdSceneGraphDecoder(nn.Module):
         if config.relation_appearance:
             self.region_norm = nn.LayerNorm(region_size, eps=top_down.layer_norm_eps)
             self.region_proj = nn.Linear(region_size, hidden_size)
-            self.unseen = nn.Parameter(torch.zeros(hidden_size))  # the appearance of regions without features
         self.input_norm = nn.LayerNorm(hidden_size, eps=top_down.layer_norm_eps)
         self.context = ButdRegionContext(top_down)
         self.pair_scorer = ButdPairScorer(top_down)
@@ -201,8 +202,6 @@ class ButdSceneGraphDecoder(nn.Module):
         # CODEPATH: the prior knows how few pairs are related; without it the first guess has to
         few = 0.0 if self.config.frequency_prior else math.log(FEW_RELATED / (1 - FEW_RELATED))
         init.constant_(self.related_proj.bias, few)
-        if self.config.relation_appearance:
-            init.zeros_(self.unseen)
 
     def forward(
         self,
@@ -223,10 +222,10 @@ class ButdSceneGraphDecoder(nn.Module):
         hidden_states = self.embed_labels(labels)  # (batch_size, num_regions, hidden_size)
         # CODEPATH: checkpoints that learnt relations without pictures judge them by labels and geometry alone
         if self.config.relation_appearance:
-            seen = self.unseen
-            if regions.features is not None:
-                seen = self.region_proj(self.region_norm(regions.features.to(dtype)))
-            hidden_states = hidden_states + seen
+            features = regions.features
+            if features is None:  # what the norm makes of a region that looks like nothing
+                features = hidden_states.new_zeros(*labels.shape, self.region_norm.normalized_shape[0])
+            hidden_states = hidden_states + self.region_proj(self.region_norm(features.to(dtype)))
         geometry = self.box_embedding(boxes.to(dtype))
         hidden_states = self.dropout(self.input_norm(hidden_states))
         hidden_states, attention_mask = self.context(hidden_states, geometry, mask)
@@ -242,19 +241,21 @@ class ButdSceneGraphDecoder(nn.Module):
             log_odds=label_odds if self.config.frequency_prior else None,
             required=required,
         )
-        pair_logits = self.pair_scorer(hidden_states, boxes, pairs)
+        selection_logits = self.pair_scorer(hidden_states, boxes, pairs)
         states, attention, all_states = self.look(
             pairs, hidden_states, geometry, boxes, attention_mask, output_attentions
         )
-        pair_logits = pair_logits + self.related_proj(states)[..., 0].float()
         predicate_logits = self.predicate_proj(states).float()  # (batch_size, num_pairs, num_predicates)
         if self.config.frequency_prior:
             subjects, objects = labels.gather(1, pairs[..., 0]), labels.gather(1, pairs[..., 1])
-            pair_logits = pair_logits + self.frequency_prior.log_odds(subjects, objects)
+            selection_logits = selection_logits + self.frequency_prior.log_odds(subjects, objects)
             predicate_logits = predicate_logits + self.frequency_prior(subjects, objects)
+        # the second look corrects the first, which learns by itself to let no related pair go
+        pair_logits = selection_logits + self.related_proj(states)[..., 0].float()
         return ButdPairs(
             pairs=pairs,
             pair_mask=pair_mask,
+            selection_logits=selection_logits,
             pair_logits=pair_logits.masked_fill(~pair_mask, -CERTAIN_LOGIT),
             predicate_logits=predicate_logits,
             last_hidden_state=states,

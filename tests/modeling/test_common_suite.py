@@ -1,5 +1,5 @@
 """
-Runs the tests that transformers applies to each of its own models on this package's (`common_suite_butd.py`).
+Runs the tests that transformers applies to each of its own models on this package's (`common_suite_*.py`).
 
 They come with the source distribution of transformers alone, so pip downloads that of the installed version; pytest's
 cache keeps it. They make a package named `tests`, hence a process of their own.
@@ -20,7 +20,7 @@ import pytest
 import transformers
 
 
-SUITE = Path(__file__).with_name("common_suite_butd.py")
+SUITES = [Path(__file__).with_name(name) for name in ("common_suite_butd.py", "common_suite_scene_graph.py")]
 
 # what the tests import besides one another, but the source distribution leaves out
 STAND_INS = {
@@ -67,6 +67,7 @@ PASSED_OVER = [
     r"Cannot capture hidden states",  # with that decorator
     r"Encoder-decoder logits are already aligned",
     r"does not support SDPA$",  # as a model that is not composite; see the next
+    r"no `base_model_class` defined",
     r"does not have both a non-text modality tower and a language sub-model",  # that are models of their own
 ]
 
@@ -79,6 +80,7 @@ class SuiteRun:
     skipped: dict[str, str]
     failed: dict[str, str]
     output: str
+    suite: Path
 
 
 def download_tests(version: str, folder: Path) -> None:
@@ -111,8 +113,8 @@ def download_tests(version: str, folder: Path) -> None:
     shutil.rmtree(folder / top)
 
 
-@pytest.fixture(scope="module")
-def suite(pytestconfig: pytest.Config) -> SuiteRun:
+@pytest.fixture(scope="module", params=SUITES, ids=lambda suite: suite.stem)
+def suite(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> SuiteRun:
     folder = Path(pytestconfig.cache.mkdir(f"transformers-{transformers.__version__}"))
     if not (folder / "tests").exists():
         try:
@@ -121,7 +123,7 @@ def suite(pytestconfig: pytest.Config) -> SuiteRun:
             if os.environ.get("CI"):
                 raise
             pytest.skip(str(failure))
-    shutil.copy(SUITE, folder / "tests/models/butd/test_modeling_butd.py")
+    shutil.copy(request.param, folder / "tests/models/butd/test_modeling_butd.py")
     report = folder / "report.xml"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "tests/models/butd", "--quiet", "-p", "no:cacheprovider"]
@@ -134,7 +136,7 @@ def suite(pytestconfig: pytest.Config) -> SuiteRun:
     )
     output = process.stdout[-20000:] + process.stderr[-2000:]
     assert report.exists(), output
-    run = SuiteRun(passed=[], skipped={}, failed={}, output=output)
+    run = SuiteRun(passed=[], skipped={}, failed={}, output=output, suite=request.param)
     for case in ElementTree.parse(report).iter("testcase"):
         outcome = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
         if outcome is None:
@@ -154,7 +156,7 @@ def test_every_applicable_test_passes(suite: SuiteRun):
 def test_what_is_left_out_is_listed_with_its_reason(suite: SuiteRun):
     assignment = next(
         node
-        for node in ast.parse(SUITE.read_text()).body
+        for node in ast.parse(suite.suite.read_text()).body
         if isinstance(node, ast.Assign) and node.targets[0].id == "LEFT_OUT"
     )
     listed = ast.literal_eval(assignment.value)

@@ -19,6 +19,13 @@ RPN = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_gradients(request):
+    """Only those who train need them."""
+    with torch.set_grad_enabled("learn" in request.node.name):
+        yield
+
+
 def build(bottom_up=GIVEN, **kwargs) -> ButdForSceneGraphGeneration:
     settings = {"num_labels": 5, "num_predicates": 4, "relation_appearance": False, **kwargs}
     config = ButdConfig(bottom_up_config=bottom_up, top_down_config={**TOP_DOWN, "dropout": 0.0}, **settings)
@@ -47,9 +54,7 @@ def test_any_number_of_objects(number):
     assert len(pairs) == 2 * min(number * (number - 1), 20)
     assert (pairs[:, 0] != pairs[:, 1]).all()
     assert outputs.predicate_logits.isfinite().all() and outputs.pair_logits.isfinite().all()
-    assert outputs.region_attentions.sum(dim=-1) == pytest.approx(
-        torch.ones_like(outputs.pair_logits).detach(), abs=1e-5
-    )
+    torch.testing.assert_close(outputs.region_attentions.sum(dim=-1), torch.ones_like(outputs.pair_logits))
     assert len(outputs.hidden_states) == TOP_DOWN["num_hidden_layers"] + 1
     (graph, _) = ButdImageProcessor().post_process_scene_graph_generation(outputs)
     assert len(graph["labels"]) == number and sorted(graph["regions"].tolist()) == list(range(number))
@@ -85,10 +90,8 @@ def test_a_graph_does_not_depend_on_its_batch():
     alone = model(region_boxes=boxes[:1, :3], region_labels=labels[:1, :3])
     number = 6
     assert torch.equal(both.pairs[0, :number], alone.pairs[0]) and int(both.pair_mask[0].sum()) == number
-    assert both.pair_logits[0, :number] == pytest.approx(alone.pair_logits[0].detach(), abs=1e-5)
-    assert both.predicate_logits[0, :number].detach().numpy() == pytest.approx(
-        alone.predicate_logits[0].detach().numpy(), abs=1e-5
-    )
+    torch.testing.assert_close(both.pair_logits[0, :number], alone.pair_logits[0], rtol=0, atol=1e-5)
+    assert both.predicate_logits[0, :number].numpy() == pytest.approx(alone.predicate_logits[0].numpy(), abs=1e-5)
 
 
 @pytest.mark.parametrize("appearance", [True, False])
@@ -99,7 +102,7 @@ def test_pixels_features_or_labels(appearance):
     assert found.logits.shape == (2, 6, 6) and (found.logits[..., -1] == 0).all()
     classified = model(pixel_values=pixels, region_boxes=boxes)
     ready = model(region_features=classified.regions.features, region_boxes=boxes)
-    assert ready.logits.detach().numpy() == pytest.approx(classified.logits.detach().numpy(), abs=1e-4)
+    assert ready.logits.numpy() == pytest.approx(classified.logits.numpy(), abs=1e-4)
     labels = torch.tensor([[0, 1, 2, 3], [4, 4, 0, 0]])
     blind = model(region_boxes=boxes, region_labels=labels)
     seeing = model(pixel_values=pixels, region_boxes=boxes, region_labels=labels)
@@ -109,7 +112,7 @@ def test_pixels_features_or_labels(appearance):
 
 
 def test_learns_to_overfit_a_graph():
-    model, boxes = build(pair_budget=3).train(), random_boxes(1, 4)
+    model, boxes = build().train(), random_boxes(1, 4)
     labels = annotated(boxes[0], [0, 1, 2, 2], [[0, 1, 3], [2, 0, 1], [3, 2, 0]])
     given = {"region_boxes": boxes, "region_labels": labels["class_labels"][None], "labels": [labels]}
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -122,6 +125,7 @@ def test_learns_to_overfit_a_graph():
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
     model.eval()
+    model.config.pair_budget = 6  # of 12: the first look has learnt which
     (graph,) = ButdImageProcessor().post_process_scene_graph_generation(model(**given), top_k=3)
     assert sorted(graph["relations"].tolist()) == sorted([[0, 1, 3], [2, 0, 1], [3, 2, 0]])
 
@@ -132,7 +136,7 @@ def test_repeated_relations_and_those_to_oneself_change_nothing():
     untidy = annotated(boxes[0], [0, 1, 2], [[0, 1, 3], [1, 1, 2], [2, 1, 0], [0, 1, 3], [0, 0, 0]])
     given = {"region_boxes": boxes, "region_labels": plain["class_labels"][None]}
     losses = [model(**given, labels=[labels]).loss_dict for labels in (plain, untidy)]
-    assert losses[0].keys() == losses[1].keys() == {"loss_pair", "loss_predicate"}
+    assert losses[0].keys() == losses[1].keys() == {"loss_selection", "loss_pair", "loss_predicate"}
     assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
 
 
@@ -195,8 +199,8 @@ def test_logit_adjustment_raises_rare_predicates():
     plain = model(**given).predicate_logits.softmax(dim=-1)
     model.config.logit_adjustment = 1.0
     adjusted = model(**given).predicate_logits.softmax(dim=-1)
-    assert (adjusted[..., 0] > plain[..., 0]).all() and (adjusted[..., 3] < plain[..., 3]).all()
-    assert adjusted[..., 1].isfinite().all()  # never seen, not impossible
+    assert (adjusted[..., 0] / adjusted[..., 3] > 1.5 * plain[..., 0] / plain[..., 3]).all()
+    assert adjusted.isfinite().all()  # two of four were never seen
 
 
 def test_bottom_up_half_says_what_regions_are():
@@ -251,7 +255,7 @@ def test_post_processing_keeps_order_thresholds_and_pixels():
     outputs = model(pixel_values=torch.rand(1, 3, 64, 64), region_boxes=boxes)
     processor = ButdImageProcessor()
     (whole,) = processor.post_process_scene_graph_generation(outputs, target_sizes=[(50, 200)])
-    assert whole["boxes"].detach().numpy() == pytest.approx(
+    assert whole["boxes"].numpy() == pytest.approx(
         (boxes[0, whole["regions"]] * torch.tensor([200.0, 50.0, 200.0, 50.0])).numpy(), abs=1e-3
     )
     assert whole["scores"].tolist() == sorted(whole["scores"].tolist(), reverse=True)
