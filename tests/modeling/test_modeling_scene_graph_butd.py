@@ -113,7 +113,7 @@ def test_pixels_features_or_labels(appearance):
 
 def test_learns_to_overfit_a_graph():
     model, boxes = build().train(), random_boxes(1, 4)
-    labels = annotated(boxes[0], [0, 1, 2, 2], [[0, 1, 3], [2, 0, 1], [3, 2, 0]])
+    labels = annotated(boxes[0], [0, 1, 2, 3], [[0, 1, 3], [2, 0, 1], [3, 2, 0]])
     given = {"region_boxes": boxes, "region_labels": labels["class_labels"][None], "labels": [labels]}
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
