@@ -22,6 +22,7 @@ _MODULES = {
     "ButdForInstanceSegmentation": "modeling_detection_butd",
     "ButdForObjectDetection": "modeling_detection_butd",
     "ButdForQuestionAnswering": "modeling_question_answering",
+    "ButdForSceneGraphGeneration": "modeling_scene_graph_butd",
     "ButdImageProcessor": "image_processing_butd",
     "ButdModel": "modeling_butd",
     "ButdProcessor": "processing_butd",
@@ -29,6 +30,7 @@ _MODULES = {
     "ButdTopDownConfig": "configuration_butd",
     "ImageToTextPipeline": "pipeline_image_to_text",
     "VisualQuestionAnsweringPipeline": "pipeline_visual_question_answering",
+    "SceneGraphGenerationPipeline": "pipeline_scene_graph_generation",
 }
 
 __all__ = ["__version__", "default_checkpoint", *_MODULES]

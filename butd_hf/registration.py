@@ -25,7 +25,11 @@ AUTO = "transformers.models.auto"
 # the one to load
 CLASSES = {
     "AutoConfig": ("configuration_butd.ButdConfig",),
-    "AutoModel": ("modeling_butd.ButdModel", "modeling_regions.ButdRegionModel"),
+    "AutoModel": (
+        "modeling_butd.ButdModel",
+        "modeling_regions.ButdRegionModel",
+        "modeling_scene_graph_butd.ButdForSceneGraphGeneration",
+    ),
     "AutoModelForImageTextToText": ("modeling_butd.ButdForConditionalGeneration",),
     # the pipeline knows but this older name; a class is saved under the last that it is registered with
     "AutoModelForImageSegmentation": ("modeling_detection_butd.ButdForInstanceSegmentation",),
@@ -61,6 +65,9 @@ TASKS = {
         "pipeline_visual_question_answering.VisualQuestionAnsweringPipeline",
         ("AutoModelForVisualQuestionAnswering",),
         aliases=("vqa",),
+    ),
+    "scene-graph-generation": PipelineTask(
+        "pipeline_scene_graph_generation.SceneGraphGenerationPipeline", ("AutoModel",), modality="image"
     ),
 }
 

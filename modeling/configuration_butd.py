@@ -34,6 +34,12 @@ TASK_PIPELINES = {
         "visual-question-answering": {
             "impl": "pipeline_visual_question_answering.VisualQuestionAnsweringPipeline",
             "pt": ["AutoModelForVisualQuestionAnswering"],
+        }
+    },
+    "ButdForSceneGraphGeneration": {
+        "scene-graph-generation": {
+            "impl": "pipeline_scene_graph_generation.SceneGraphGenerationPipeline",
+            "pt": ["AutoModel"],
         },
     },
 }
@@ -319,6 +325,21 @@ class ButdConfig(PreTrainedConfig):
         one_to_many (`int`): Predictions matched with each object in a second pass of training, over noised labels
             and proposals; 0 to leave that pass out.
         mask_size (`int`): Side of the mask that instance segmentation draws in each box, even.
+        num_predicates (`int`): Predicates of scene graphs, as many as `id2predicate` names.
+        id2predicate (`dict[int, str]`, *optional*): Their names; `PREDICATE_0`, ... by default.
+        pair_budget (`int`): At most this many pairs of subject and object are looked at per image.
+        relation_appearance (`bool`): Whether relations are judged by what regions look like, or by labels and
+            geometry alone, which data without pictures can teach.
+        frequency_prior (`bool`): Whether predicates and pairs begin with how often their labels were related so.
+        num_frequent_pairs (`int`): Pairs of labels whose own frequencies the checkpoint keeps; `fit_frequency_prior`
+            of the model sets it.
+        logit_adjustment (`float`): How much of the log frequency of each predicate is taken off its logit once the
+            model is trained: 0 for none, 1 for a balanced score (Menon et al. 2021).
+        region_label_ids (`list[int]`, *optional*): Which label each region label of the bottom-up half means, -1 for
+            none. What the bottom-up half believes then joins the object logits.
+        no_object_weight (`float`): Weight of "no object" among the classes in the loss.
+        object_loss_coefficient, pair_loss_coefficient, predicate_loss_coefficient (`float`): Weights of the losses of
+            object labels, of which pairs are related, and of how.
         tie_word_embeddings (`bool`): Whether the output layer shares the word embeddings.
 
     Example:
@@ -351,6 +372,18 @@ class ButdConfig(PreTrainedConfig):
     auxiliary_loss: bool = True
     one_to_many: int = 4  # one to one alone leaves too few positives to learn from on little data
     mask_size: int = 28  # as in Mask R-CNN
+    num_predicates: int = 0
+    id2predicate: dict[int, str] | dict[str, str] | None = None
+    pair_budget: int = 256  # all pairs of 16 objects
+    relation_appearance: bool = True
+    frequency_prior: bool = True  # labels alone predict most predicates (Zellers et al. 2018)
+    num_frequent_pairs: int = 0
+    logit_adjustment: float = 0.0
+    region_label_ids: list[int] | None = None
+    no_object_weight: float = 0.1  # as in DETR: most regions are about nothing
+    object_loss_coefficient: float = 1.0
+    pair_loss_coefficient: float = 1.0
+    predicate_loss_coefficient: float = 1.0
     is_encoder_decoder: bool = True  # the image is encoded once, the text is decoded step by step
     tie_word_embeddings: bool = True
     pad_token_id: int | None = None
@@ -368,6 +401,11 @@ class ButdConfig(PreTrainedConfig):
         self.bos_token_id = self.top_down_config.bos_token_id
         self.eos_token_id = self.top_down_config.eos_token_id
         self.decoder_start_token_id = self.top_down_config.bos_token_id
+        if self.id2predicate is not None:
+            self.id2predicate = {int(index): name for index, name in self.id2predicate.items()}  # text in JSON
+            self.num_predicates = self.num_predicates or len(self.id2predicate)
+        elif self.num_predicates > 0:
+            self.id2predicate = {index: f"PREDICATE_{index}" for index in range(self.num_predicates)}
         kwargs.pop("custom_pipelines", None)  # follows from the architecture
         super().__post_init__(**kwargs)
 
@@ -421,6 +459,23 @@ class ButdConfig(PreTrainedConfig):
         for field in ("class_cost", "bbox_cost", "giou_cost", "one_to_many"):
             _require(self, field, getattr(self, field) >= 0, "zero or positive")
         _require(self, "mask_size", self.mask_size > 0 and self.mask_size % 2 == 0, "even and positive")
+
+    def validate_scene_graph(self):
+        """Checks ranges; called by `@strict` after the types."""
+        agrees = set(self.id2predicate or {}) == set(range(self.num_predicates))
+        _require(self, "id2predicate", agrees, f"a name for each of num_predicates={self.num_predicates}")
+        _require(self, "pair_budget", self.pair_budget > 0, "positive")
+        for field in ("num_frequent_pairs", "logit_adjustment", "no_object_weight"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        for field in ("object_loss_coefficient", "pair_loss_coefficient", "predicate_loss_coefficient"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        if self.region_label_ids is not None:
+            number = self.bottom_up_config.num_region_labels
+            fits = len(self.region_label_ids) == number and all(
+                -1 <= label < self.num_labels for label in self.region_label_ids
+            )
+            expected = f"-1 to {self.num_labels - 1} for each of num_region_labels={number}"
+            _require(self, "region_label_ids", fits, expected)
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The part of the config that describes text: always the top-down decoder's."""

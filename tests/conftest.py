@@ -196,3 +196,34 @@ def tiny_detector(request, tmp_path_factory) -> str:
     getattr(butd_hf, names[request.param])(config).save_pretrained(folder)
     butd_hf.ButdImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_grapher(tmp_path_factory) -> str:
+    """Folder of a scene graph model with random weights. Not to be written to."""
+    import butd_hf
+
+    torch.manual_seed(0)
+    config = butd_hf.ButdConfig(
+        bottom_up_config={
+            "backbone": "test_efficientnet",
+            "num_regions": 6,
+            "min_regions": 4,
+            "fpn_size": 16,
+            "region_head_size": 16,
+        },
+        top_down_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "initializer_range": 0.3,  # far enough from zero for graphs that differ from picture to picture
+        },
+        id2label={0: "square", 1: "disc", 2: "dog"},
+        label2id={"square": 0, "disc": 1, "dog": 2},
+        id2predicate={0: "on", 1: "beside"},
+    )
+    folder = tmp_path_factory.mktemp("checkpoint") / "scene-graph"
+    butd_hf.ButdForSceneGraphGeneration(config).save_pretrained(folder)
+    butd_hf.ButdImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}).save_pretrained(folder)
+    return str(folder)

@@ -227,3 +227,42 @@ def test_questions_are_answered_from_the_folder_alone(tmp_path, tiny_oracle, pic
     assert_same_files(tiny_oracle, tmp_path / "pipeline")
     trusted = pipeline("vqa", model=tiny_oracle, trust_remote_code=True, device="cpu")
     assert type(trusted) is butd_hf.VisualQuestionAnsweringPipeline
+
+
+GRAPHS_WITHOUT_PACKAGE = """
+import json, sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "butd_hf":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+from transformers import pipeline
+
+folder, picture, output = sys.argv[1:]
+grapher = pipeline("scene-graph-generation", model=folder, device="cpu", trust_remote_code=True)
+graph = grapher(picture, threshold=0.0)
+grapher.model.save_pretrained(f"{output}/again")
+assert "butd_hf" not in sys.modules
+Path(output, "result.json").write_text(json.dumps(graph))
+"""
+
+
+def test_scene_graphs_come_from_the_folder_alone(tmp_path, tiny_grapher, picture_paths):
+    done = subprocess.run(
+        [sys.executable, "-c", GRAPHS_WITHOUT_PACKAGE, tiny_grapher, picture_paths[0], str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    graph = json.loads((tmp_path / "result.json").read_text())
+    grapher = pipeline("scene-graph-generation", model=tiny_grapher, device="cpu")
+    assert graph["relations"] and graph == grapher(picture_paths[0], threshold=0.0)
+    for file in (tmp_path / "again").iterdir():
+        assert file.is_dir() or file.read_bytes() == Path(tiny_grapher, file.name).read_bytes(), file

@@ -12,17 +12,18 @@ from .convert import convert
 from .detect import detect, regions, segment
 from .extract import extract
 from .features import features
+from .graph import graph
 
 
 app = typer.Typer(
     name="butd-hf",
-    help="Bottom-Up Top-Down attention: pictures in; captions, answers, objects, masks and regions out.",
+    help="Bottom-Up Top-Down attention: pictures in; captions, answers, objects, masks, regions and graphs out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, caption, detect, segment, regions, convert, extract, features):
+for command in (ask, caption, detect, segment, regions, graph, convert, extract, features):
     app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 

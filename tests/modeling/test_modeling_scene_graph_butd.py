@@ -1,0 +1,272 @@
+"""The scene graph model: what may be given, what comes out, and what it learns from."""
+
+import pytest
+import torch
+from torchvision.ops import box_convert
+
+from butd_hf import ButdConfig, ButdForSceneGraphGeneration, ButdImageProcessor
+
+
+TOP_DOWN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+GIVEN = {"selector": "given", "region_size": 8}
+RPN = {
+    "backbone": "test_efficientnet",
+    "num_regions": 6,
+    "min_regions": 4,
+    "fpn_size": 16,
+    "region_head_size": 16,
+    "num_region_labels": 5,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_gradients(request):
+    """Only those who train need them."""
+    with torch.set_grad_enabled("learn" in request.node.name):
+        yield
+
+
+def build(bottom_up=GIVEN, **kwargs) -> ButdForSceneGraphGeneration:
+    settings = {"num_labels": 5, "num_predicates": 4, "relation_appearance": False, **kwargs}
+    config = ButdConfig(bottom_up_config=bottom_up, top_down_config={**TOP_DOWN, "dropout": 0.0}, **settings)
+    return ButdForSceneGraphGeneration(config).eval()
+
+
+def random_boxes(*shape) -> torch.Tensor:
+    low = torch.rand(*shape, 2) * 0.6
+    return torch.cat([low, low + 0.1 + torch.rand(*shape, 2) * 0.3], dim=-1)
+
+
+def annotated(boxes, class_labels, relations) -> dict[str, torch.Tensor]:
+    return {
+        "boxes": box_convert(boxes, "xyxy", "cxcywh"),
+        "class_labels": torch.tensor(class_labels, dtype=torch.long),
+        "relations": torch.tensor(relations, dtype=torch.long).reshape(-1, 3),
+    }
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 7])
+def test_any_number_of_objects(number):
+    model, boxes = build(pair_budget=20), random_boxes(2, number)
+    labels = torch.randint(0, 5, (2, number))
+    outputs = model(region_boxes=boxes, region_labels=labels, output_attentions=True, output_hidden_states=True)
+    pairs = outputs.pairs[outputs.pair_mask]
+    assert len(pairs) == 2 * min(number * (number - 1), 20)
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    assert outputs.predicate_logits.isfinite().all() and outputs.pair_logits.isfinite().all()
+    torch.testing.assert_close(outputs.region_attentions.sum(dim=-1), torch.ones_like(outputs.pair_logits))
+    assert len(outputs.hidden_states) == TOP_DOWN["num_hidden_layers"] + 1
+    (graph, _) = ButdImageProcessor().post_process_scene_graph_generation(outputs)
+    assert len(graph["labels"]) == number and sorted(graph["regions"].tolist()) == list(range(number))
+    assert len(graph["relations"]) == min(number * (number - 1), 20)
+
+
+def test_memory_of_300_objects_grows_with_the_budget_alone():
+    """No tensor of the whole pass holds a number for each of the 300 × 300 pairs, but chunks of the search."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.untyped_storage().nbytes():
+                largest = max(largest, result.untyped_storage().nbytes())
+            return result
+
+    model, boxes, labels = build(pair_budget=64), random_boxes(1, 300), torch.randint(0, 5, (1, 300))
+    with torch.no_grad(), Watch():
+        outputs = model(region_boxes=boxes, region_labels=labels)
+    assert outputs.pairs.shape == (1, 64, 2) and outputs.pair_mask.all()
+    # self-attention among the regions has a weight per head and pair; a hidden state per pair would be 32 numbers
+    assert largest < 300 * 300 * 32 * 4 / 4
+
+
+def test_a_graph_does_not_depend_on_its_batch():
+    model, boxes, labels = build(), random_boxes(2, 5), torch.randint(0, 5, (2, 5))
+    mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
+    both = model(region_boxes=boxes, region_labels=labels, region_mask=mask)
+    alone = model(region_boxes=boxes[:1, :3], region_labels=labels[:1, :3])
+    number = 6
+    assert torch.equal(both.pairs[0, :number], alone.pairs[0]) and int(both.pair_mask[0].sum()) == number
+    torch.testing.assert_close(both.pair_logits[0, :number], alone.pair_logits[0], rtol=0, atol=1e-5)
+    assert both.predicate_logits[0, :number].numpy() == pytest.approx(alone.predicate_logits[0].numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("appearance", [True, False])
+def test_pixels_features_or_labels(appearance):
+    model = build(RPN, relation_appearance=appearance)
+    pixels, boxes = torch.rand(2, 3, 64, 64), random_boxes(2, 4)
+    found = model(pixel_values=pixels)
+    assert found.logits.shape == (2, 6, 6) and (found.logits[..., -1] == 0).all()
+    classified = model(pixel_values=pixels, region_boxes=boxes)
+    ready = model(region_features=classified.regions.features, region_boxes=boxes)
+    assert ready.logits.numpy() == pytest.approx(classified.logits.numpy(), abs=1e-4)
+    labels = torch.tensor([[0, 1, 2, 3], [4, 4, 0, 0]])
+    blind = model(region_boxes=boxes, region_labels=labels)
+    seeing = model(pixel_values=pixels, region_boxes=boxes, region_labels=labels)
+    assert torch.equal(blind.region_labels, labels) and torch.equal(seeing.logits.argmax(dim=-1), labels)
+    same = torch.equal(blind.predicate_logits, seeing.predicate_logits)
+    assert same is not appearance
+
+
+def test_learns_to_overfit_a_graph():
+    model, boxes = build().train(), random_boxes(1, 4)
+    labels = annotated(boxes[0], [0, 1, 2, 3], [[0, 1, 3], [2, 0, 1], [3, 2, 0]])
+    given = {"region_boxes": boxes, "region_labels": labels["class_labels"][None], "labels": [labels]}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss = model(**given).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+    model.eval()
+    model.config.pair_budget = 6  # of 12: the first look has learnt which
+    (graph,) = ButdImageProcessor().post_process_scene_graph_generation(model(**given), top_k=3)
+    assert sorted(graph["relations"].tolist()) == sorted([[0, 1, 3], [2, 0, 1], [3, 2, 0]])
+
+
+def test_repeated_relations_and_those_to_oneself_change_nothing():
+    model, boxes = build(), random_boxes(1, 3)
+    plain = annotated(boxes[0], [0, 1, 2], [[0, 1, 3], [2, 1, 0]])
+    untidy = annotated(boxes[0], [0, 1, 2], [[0, 1, 3], [1, 1, 2], [2, 1, 0], [0, 1, 3], [0, 0, 0]])
+    given = {"region_boxes": boxes, "region_labels": plain["class_labels"][None]}
+    losses = [model(**given, labels=[labels]).loss_dict for labels in (plain, untidy)]
+    assert losses[0].keys() == losses[1].keys() == {"loss_selection", "loss_pair", "loss_predicate"}
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
+
+
+def test_images_without_relations_teach_that_nothing_is_related_or_nothing_at_all():
+    model, boxes = build().train(), random_boxes(1, 3)
+    none = annotated(boxes[0], [0, 1, 2], [])
+    given = {"region_boxes": boxes, "region_labels": none["class_labels"][None]}
+    losses = model(**given, labels=[none]).loss_dict
+    assert losses["loss_pair"] > 0 and losses["loss_predicate"] == 0
+    del none["relations"]
+    assert model(**given, labels=[none]).loss == 0
+
+
+def test_several_regions_about_one_object_share_its_relations():
+    model = build(RPN, relation_appearance=True).train()
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.02, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]])
+    labels = annotated(boxes[[0, 2]], [3, 1], [[0, 1, 2]])
+    outputs = model(pixel_values=torch.rand(1, 3, 64, 64), region_boxes=boxes[None], labels=[labels])
+    assert outputs.region_labels.tolist() == [[3, 3, 1]]
+    assert sorted(outputs.pairs[0, :2].tolist()) == [[0, 2], [1, 2]]  # those that are taught come first
+    assert "loss_objectness" not in outputs.loss_dict  # boxes were given: nothing was proposed
+
+
+def test_both_halves_learn_from_pictures():
+    model = build(RPN, relation_appearance=True).train()
+    labels = [annotated(random_boxes(3), [0, 1, 4], [[0, 1, 2]]), annotated(random_boxes(0), [], [])]
+    outputs = model(pixel_values=torch.rand(2, 3, 64, 64), labels=labels)
+    outputs.loss.backward()
+    assert {"loss_object", "loss_pair", "loss_predicate", "loss_objectness", "loss_region_class"} <= set(
+        outputs.loss_dict
+    )
+    for half in (model.bottom_up.selector.proposal_head, model.object_head, model.top_down.pair_scorer):
+        assert all(parameter.grad is not None for parameter in half.parameters())
+
+
+def test_prior_can_be_switched_off_and_survives_a_trip_to_disk(tmp_path):
+    boxes = random_boxes(4)
+    graphs = [annotated(boxes, [0, 1, 2, 2], [[0, 1, 3], [2, 0, 1]])] * 5
+    model = build()
+    given = {"region_boxes": boxes[None], "region_labels": graphs[0]["class_labels"][None]}
+    model.fit_frequency_prior(graphs)
+    fitted = model(**given)
+    pair = fitted.pairs[0].tolist().index([0, 1])
+    assert fitted.predicate_logits[0, pair].softmax(dim=-1)[3] > 0.6
+    model.save_pretrained(tmp_path)
+    loaded = ButdForSceneGraphGeneration.from_pretrained(tmp_path)
+    assert torch.equal(loaded(**given).predicate_logits, fitted.predicate_logits)
+    model.config.frequency_prior = False
+    off = model(**given)
+    order = {tuple(pair): place for place, pair in enumerate(off.pairs[0].tolist())}
+    same = [order[tuple(pair)] for pair in fitted.pairs[0].tolist()]
+    assert not torch.allclose(off.predicate_logits[0, same], fitted.predicate_logits[0])
+
+
+def test_logit_adjustment_raises_rare_predicates():
+    boxes = random_boxes(3)
+    model = build()
+    model.fit_frequency_prior([annotated(boxes, [0, 1, 2], [[0, 1, 3], [1, 2, 3], [2, 0, 3], [2, 1, 0]])])
+    given = {"region_boxes": boxes[None], "region_labels": torch.tensor([[0, 1, 2]])}
+    plain = model(**given).predicate_logits.softmax(dim=-1)
+    model.config.logit_adjustment = 1.0
+    adjusted = model(**given).predicate_logits.softmax(dim=-1)
+    assert (adjusted[..., 0] / adjusted[..., 3] > 1.5 * plain[..., 0] / plain[..., 3]).all()
+    assert adjusted.isfinite().all()  # two of four were never seen
+
+
+def test_bottom_up_half_says_what_regions_are():
+    model = build(RPN, region_label_ids=[3, -1, 0, 3, 1])
+    outputs = model(pixel_values=torch.rand(1, 3, 64, 64))
+    shares = outputs.regions.class_logits.softmax(dim=-1)
+    meant = torch.stack([shares[..., 2], shares[..., 4], 0 * shares[..., 0], shares[..., 0] + shares[..., 3]], dim=-1)
+    mask = outputs.regions.mask
+    assert torch.equal(outputs.logits[..., :4].argmax(dim=-1)[mask], meant.argmax(dim=-1)[mask])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "got none"),
+        ({"region_boxes": torch.rand(1, 3, 4)}, "only `region_boxes`"),
+        ({"region_boxes": torch.rand(3, 4)}, "expected \\(batch_size, num_regions, 4\\)"),
+        ({"region_labels": torch.zeros(1, 3).long()}, "`region_labels` has shape"),
+        ({"region_boxes": torch.rand(1, 3, 4), "region_labels": torch.full((1, 3), 5)}, "expected 0 to 4"),
+        ({"region_boxes": torch.rand(1, 3, 4), "region_features": torch.rand(1, 3, 9)}, "`region_features` has shape"),
+    ],
+)
+def test_wrong_inputs_are_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        build()(**given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"relations": torch.tensor([[0, 3, 0]])}, r"\['relations'\]\[:, 1\] has 3 at row 0, expected 0 to 2"),
+        ({"relations": torch.tensor([[0, 1, 4]])}, r"\['relations'\]\[:, 2\] has 4 at row 0, expected 0 to 3"),
+        ({"relations": torch.tensor([[0, 1]])}, r"expected \(num_relations, 3\)"),
+        ({"class_labels": torch.tensor([0, 1, 5])}, r"\['class_labels'\] has 5 at row 2, expected 0 to 4"),
+        ({"boxes": torch.rand(2, 4)}, r"\['boxes'\] has shape \(2, 4\), expected \(3, 4\)"),
+    ],
+)
+def test_wrong_labels_are_named(change, message):
+    labels = {**annotated(random_boxes(3), [0, 1, 2], [[0, 1, 2]]), **change}
+    given = {"region_boxes": random_boxes(1, 3), "region_labels": torch.tensor([[0, 1, 2]])}
+    with pytest.raises(ValueError, match=message):
+        build()(**given, labels=[labels])
+
+
+def test_predicates_are_needed():
+    with pytest.raises(ValueError, match="num_predicates or id2predicate"):
+        ButdForSceneGraphGeneration(ButdConfig(bottom_up_config=GIVEN, top_down_config=TOP_DOWN))
+
+
+def test_post_processing_keeps_order_thresholds_and_pixels():
+    model, boxes = build(RPN), random_boxes(1, 4)
+    outputs = model(pixel_values=torch.rand(1, 3, 64, 64), region_boxes=boxes)
+    processor = ButdImageProcessor()
+    (whole,) = processor.post_process_scene_graph_generation(outputs, target_sizes=[(50, 200)])
+    assert whole["boxes"].numpy() == pytest.approx(
+        (boxes[0, whole["regions"]] * torch.tensor([200.0, 50.0, 200.0, 50.0])).numpy(), abs=1e-3
+    )
+    assert whole["scores"].tolist() == sorted(whole["scores"].tolist(), reverse=True)
+    assert whole["relation_scores"].tolist() == sorted(whole["relation_scores"].tolist(), reverse=True)
+    (free,) = processor.post_process_scene_graph_generation(outputs, graph_constraint=False, top_k=1000)
+    assert len(whole["relations"]) == 12 and len(free["relations"]) == 12 * 4
+    assert free["relation_scores"][0] == whole["relation_scores"][0]
+    middle = float(whole["scores"][1])
+    (few,) = processor.post_process_scene_graph_generation(outputs, threshold=middle)
+    assert len(few["labels"]) == 1 and len(few["relations"]) == 0
+    (best,) = processor.post_process_scene_graph_generation(outputs, top_k=2)
+    assert torch.equal(best["relations"], whole["relations"][:2])
+    with pytest.raises(ValueError, match="target_sizes has 2"):
+        processor.post_process_scene_graph_generation(outputs, target_sizes=[(1, 1), (1, 1)])
