@@ -9,7 +9,7 @@ import evaluate
 
 from ..data.answers import answer_scores, normalize_answer
 from .inputs import check_captions
-from .wups import wordnet_unavailable_reason, wups
+from .wups import WordNetUnavailableError, wordnet_unavailable_reason, wups
 
 
 _DESCRIPTION = """
@@ -148,4 +148,4 @@ class VqaMetric(evaluate.Metric):
         return score_answers(predictions, references, **options)
 
 
-__all__ = ["VqaMetric", "score_answers"]
+__all__ = ["VqaMetric", "WordNetUnavailableError", "score_answers"]

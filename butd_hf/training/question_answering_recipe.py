@@ -213,6 +213,9 @@ def build_config(arguments: QuestionArguments, processor: ButdProcessor, answers
     for part, values in asked.items():
         settings[part].update({name: value for name, value in values.items() if value is not None})
     settings["tie_word_embeddings"] = False  # answers are no words
+    settings["problem_type"] = {"bce": "multi_label_classification", "ce": "single_label_classification"}[
+        arguments.loss
+    ]
     if arguments.label_smoothing is not None:
         settings["label_smoothing"] = arguments.label_smoothing
     return ButdConfig.from_dict(settings)
