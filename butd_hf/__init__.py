@@ -21,12 +21,14 @@ _MODULES = {
     "ButdForConditionalGeneration": "modeling_butd",
     "ButdForInstanceSegmentation": "modeling_detection_butd",
     "ButdForObjectDetection": "modeling_detection_butd",
+    "ButdForQuestionAnswering": "modeling_question_answering",
     "ButdImageProcessor": "image_processing_butd",
     "ButdModel": "modeling_butd",
     "ButdProcessor": "processing_butd",
     "ButdRegionModel": "modeling_regions",
     "ButdTopDownConfig": "configuration_butd",
     "ImageToTextPipeline": "pipeline_image_to_text",
+    "VisualQuestionAnsweringPipeline": "pipeline_visual_question_answering",
 }
 
 __all__ = ["__version__", "default_checkpoint", *_MODULES]

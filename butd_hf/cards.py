@@ -19,12 +19,14 @@ CARD_FILE = "README.md"
 FOLDER_OF_TEMPLATES = files("butd_hf.hub_cards")
 TEMPLATE = FOLDER_OF_TEMPLATES / "captioning.md.jinja"
 DETECTION_TEMPLATE = FOLDER_OF_TEMPLATES / "detection.md.jinja"
+QUESTION_TEMPLATE = FOLDER_OF_TEMPLATES / "question-answering.md.jinja"
 
 # pipeline task: its template, and what the Hub's index finds its models by
 TASKS = {
     "image-to-text": (TEMPLATE, ["image-captioning"]),
     "object-detection": (DETECTION_TEMPLATE, ["object-detection", "region-proposals"]),
     "image-segmentation": (DETECTION_TEMPLATE, ["instance-segmentation"]),
+    "visual-question-answering": (QUESTION_TEMPLATE, ["visual-question-answering"]),
 }
 
 
@@ -65,7 +67,8 @@ def write_card(
         notes: What else was measured, in Markdown; follows the results.
         limits: Further limits, a sentence each.
         file: Where the card goes; `README.md` in the folder by default.
-        task: Pipeline task: `"image-to-text"`, `"object-detection"` or `"image-segmentation"`.
+        task: Pipeline task: `"image-to-text"`, `"object-detection"`, `"image-segmentation"` or
+            `"visual-question-answering"`.
         template: A Jinja template; that of the task by default.
         pipeline_tag: What the Hub calls the model's task; `task` by default.
         tags: What it is found by there; those of the task by default.
@@ -101,7 +104,7 @@ def write_card(
         for metric, value in metrics.items()
     ]
     card_data = ModelCardData(
-        language="en" if task == "image-to-text" else None,
+        language="en" if task in ("image-to-text", "visual-question-answering") else None,
         license=licence_id,
         library_name="transformers",
         pipeline_tag=pipeline_tag or task,

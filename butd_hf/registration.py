@@ -31,6 +31,7 @@ CLASSES = {
     "AutoModelForImageSegmentation": ("modeling_detection_butd.ButdForInstanceSegmentation",),
     "AutoModelForInstanceSegmentation": ("modeling_detection_butd.ButdForInstanceSegmentation",),
     "AutoModelForObjectDetection": ("modeling_detection_butd.ButdForObjectDetection",),
+    "AutoModelForVisualQuestionAnswering": ("modeling_question_answering.ButdForQuestionAnswering",),
     "AutoImageProcessor": ("image_processing_butd.ButdImageProcessor",),
     "AutoProcessor": ("processing_butd.ButdProcessor",),
 }
@@ -56,6 +57,11 @@ class PipelineTask:
 
 TASKS = {
     "image-to-text": PipelineTask("pipeline_image_to_text.ImageToTextPipeline", ("AutoModelForImageTextToText",)),
+    "visual-question-answering": PipelineTask(
+        "pipeline_visual_question_answering.VisualQuestionAnsweringPipeline",
+        ("AutoModelForVisualQuestionAnswering",),
+        aliases=("vqa",),
+    ),
 }
 
 

@@ -30,6 +30,12 @@ TASK_PIPELINES = {
             "pt": ["AutoModelForImageTextToText"],
         },
     },
+    "ButdForQuestionAnswering": {
+        "visual-question-answering": {
+            "impl": "pipeline_visual_question_answering.VisualQuestionAnsweringPipeline",
+            "pt": ["AutoModelForVisualQuestionAnswering"],
+        },
+    },
 }
 
 # auto class -> an older name of it, under which a pipeline looks for a checkpoint's code
@@ -218,6 +224,17 @@ class ButdTopDownConfig(PreTrainedConfig):
         attention_size (`int`): Hidden units of the attention over regions of `"lstm"` and `"gru"`.
         output_bias (`bool`): Whether the output layer has a bias.
         region_dropout (`float`): Share of whole regions hidden from the decoder in training, in [0, 1).
+        text_encoder (`str`, *optional*): Hub name or folder of a pretrained text encoder that reads questions instead
+            of one of the `decoder`'s kind; `AutoModel` loads it when the model is built for the first time.
+        text_encoder_config (`dict`, *optional*): Its config, filled in by then: a saved model needs no other.
+        question_variant (`"glimpses"`, `"paper"`, `"baseline0"` or `"baseline0_newatt"`): How questions are answered.
+            `"glimpses"` looks `num_glimpses` times, the others once, with the state of a `"gru"`: as Anderson et al.
+            2018 (`"paper"`, gated tanh), or as the two models of hengyuan-hu's PyTorch port (ReLU, weight norm),
+            with attention by concatenation or by product (`"baseline0_newatt"`).
+        num_glimpses (`int`): How often `"glimpses"` looks, each time in the light of what it saw before.
+        word_dropout (`float`): Share of the words of a question that are blanked in training, in [0, 1).
+        answer_dropout (`float`): Dropout before the answers are scored, in [0, 1).
+        answer_size (`int`, *optional*): Width of the layer before; twice the `hidden_size` by default.
     """
 
     model_type = "butd_top_down"
@@ -239,6 +256,13 @@ class ButdTopDownConfig(PreTrainedConfig):
     embedding_size: int | None = None
     attention_size: int = 512  # as published
     output_bias: bool = False  # published Up-Down models have one
+    text_encoder: str | None = None
+    text_encoder_config: dict[str, Any] | None = None
+    question_variant: Literal["glimpses", "paper", "baseline0", "baseline0_newatt"] = "glimpses"
+    num_glimpses: int = 2  # "what is left of the lamp": find the lamp, then look left of it
+    word_dropout: float = 0.0
+    answer_dropout: float = 0.5  # as published
+    answer_size: int | None = None
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
@@ -266,7 +290,13 @@ class ButdTopDownConfig(PreTrainedConfig):
         if self.embedding_size is not None:
             _require(self, "embedding_size", self.embedding_size > 0, "positive")
             _require(self, "embedding_size", self.is_recurrent, "left out with the decoder 'transformer'")
-        for field in ("dropout", "attention_dropout", "region_dropout"):
+        _require(self, "num_glimpses", self.num_glimpses > 0, "positive")
+        _require(self, "answer_size", self.answer_size is None or self.answer_size > 0, "positive")
+        if self.question_variant != "glimpses":
+            _require(self, "decoder", self.decoder == "gru", f"'gru' with question_variant={self.question_variant!r}")
+            no_encoder = self.text_encoder is None and self.text_encoder_config is None
+            _require(self, "text_encoder", no_encoder, f"None with question_variant={self.question_variant!r}")
+        for field in ("dropout", "attention_dropout", "region_dropout", "word_dropout", "answer_dropout"):
             _require(self, field, 0.0 <= getattr(self, field) < 1.0, "in [0, 1)")
 
 

@@ -185,6 +185,29 @@ class ButdInstanceSegmentationOutput(ModelOutput):
     regions: ButdRegions | None = None
 
 
+@dataclass
+class ButdQuestionAnsweringOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `()`): Of the labels, if given.
+        logits (`torch.FloatTensor` of shape `(num_questions, num_labels)`): Score of each answer.
+        last_hidden_state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): The question in the light of
+            what was seen.
+        hidden_states (`tuple`): Embeddings of the words and each of the question encoder's outputs, with
+            `output_hidden_states`, each of shape `(num_questions, length, size)`.
+        region_attentions (`torch.FloatTensor` of shape `(num_questions, num_glimpses, num_regions)`): Where each
+            glimpse looked, the mean over heads; sums to one, or is zero where the picture has no regions.
+        regions (`ButdRegions`): The selected regions, of each picture.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    region_attentions: torch.FloatTensor | None = None
+    regions: ButdRegions | None = None
+
+
 __all__ = [
     "ButdConditionalGenerationOutput",
     "ButdEncoderOutput",
@@ -192,5 +215,6 @@ __all__ = [
     "ButdMemory",
     "ButdModelOutput",
     "ButdObjectDetectionOutput",
+    "ButdQuestionAnsweringOutput",
     "ButdTopDownOutput",
 ]

@@ -77,6 +77,34 @@ def tiny_checkpoint(tmp_path_factory, tiny_tokenizer) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny_oracle(tmp_path_factory, tiny_tokenizer) -> str:
+    """Folder of a model with random weights that answers questions, with its processor. Not to be written to."""
+    import butd_hf
+
+    torch.manual_seed(0)
+    answers = dict(enumerate(["dog", "cat", "red", "green", "two", "beach"]))
+    config = butd_hf.ButdConfig(
+        bottom_up_config={"backbone": "test_efficientnet", "selector": "saliency", "num_regions": 6, "min_regions": 2},
+        top_down_config={
+            "vocab_size": len(tiny_tokenizer),
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 24,
+            "initializer_range": 0.5,  # far enough from zero for answers that differ from question to question
+        },
+        id2label=answers,
+        label2id={answer: index for index, answer in answers.items()},
+    )
+    folder = tmp_path_factory.mktemp("checkpoint") / "oracle"
+    butd_hf.ButdForQuestionAnswering(config).save_pretrained(folder)
+    image_processor = butd_hf.ButdImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
+    butd_hf.ButdProcessor(image_processor, tiny_tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def picture_paths(tmp_path_factory) -> list[str]:
     """Three pictures of different sizes and content, as PNG files. Not to be written to."""
     folder = tmp_path_factory.mktemp("pictures")

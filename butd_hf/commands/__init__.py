@@ -1,4 +1,4 @@
-"""The command line: `butd-hf caption`, `convert`, `detect`, `segment`, `regions` and `evaluate`."""
+"""The command line: `butd-hf ask`, `caption`, `convert`, `detect`, `segment`, `regions` and `evaluate`."""
 
 import os
 import warnings
@@ -6,6 +6,7 @@ import warnings
 import typer
 
 from . import evaluate
+from .ask import ask
 from .caption import caption
 from .convert import convert
 from .detect import detect, regions, segment
@@ -13,13 +14,13 @@ from .detect import detect, regions, segment
 
 app = typer.Typer(
     name="butd-hf",
-    help="Bottom-Up Top-Down attention: pictures in; captions, objects, masks and regions out.",
+    help="Bottom-Up Top-Down attention: pictures in; captions, answers, objects, masks and regions out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (caption, detect, segment, regions, convert):
+for command in (ask, caption, detect, segment, regions, convert):
     app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 

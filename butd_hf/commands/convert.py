@@ -13,7 +13,11 @@ def convert(
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Folder for the checkpoint.")],
     vocabulary: Annotated[
         Path | None,
-        typer.Option("--vocabulary", help="File with the words or answers that belong to the weights."),
+        typer.Option("--vocabulary", help="File with the words or labels that belong to the weights."),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option("--answers", help="File with the answers that a VQA model scores, in their order."),
     ] = None,
     bottom_up: Annotated[
         str | None,
@@ -34,13 +38,14 @@ def convert(
     """
     if to.exists() and not overwrite:
         raise typer.BadParameter(f"{to} is there already; see --overwrite.", param_hint="--to")
-    if vocabulary is not None and not vocabulary.is_file():
-        raise typer.BadParameter(f"there is no file {vocabulary}.", param_hint="--vocabulary")
+    for option, file in (("--vocabulary", vocabulary), ("--answers", answers)):
+        if file is not None and not file.is_file():
+            raise typer.BadParameter(f"there is no file {file}.", param_hint=option)
 
     from ..conversion.checkpoint_folder import ConversionError, convert_checkpoint
     from ..conversion.checkpoint_kind import ConversionOptions
 
-    options = ConversionOptions(vocabulary=vocabulary, bottom_up=bottom_up)
+    options = ConversionOptions(vocabulary=vocabulary, bottom_up=bottom_up, answers=answers)
     try:
         kind = convert_checkpoint(source, to, options, name=name, overwrite=overwrite)
     except ConversionError as error:

@@ -63,5 +63,6 @@ def load_checkpoint(
         model.float()  # halves are slow on CPUs
     model.eval().to(chosen)
     # convolutions are faster with channels last, on CPUs above all
-    model.base_model.bottom_up.backbone.to(memory_format=torch.channels_last)
+    if hasattr(model.base_model.bottom_up, "backbone"):  # those of ready regions have none
+        model.base_model.bottom_up.backbone.to(memory_format=torch.channels_last)
     return name, model, processor

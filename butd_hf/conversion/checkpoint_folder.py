@@ -71,6 +71,8 @@ def command(file: Path, folder: Path, options: ConversionOptions | None) -> str:
     words = ["butd-hf", "convert", file.name, "--to", folder.name]
     if options is not None and options.vocabulary is not None:
         words += ["--vocabulary", Path(options.vocabulary).name]
+    if options is not None and options.answers is not None:
+        words += ["--answers", Path(options.answers).name]
     if options is not None and options.bottom_up is not None:
         is_folder = Path(options.bottom_up).is_dir()
         words += ["--bottom-up", Path(options.bottom_up).name if is_folder else options.bottom_up]

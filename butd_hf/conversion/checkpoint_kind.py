@@ -16,12 +16,14 @@ class ConversionOptions:
     What a conversion may need beside the checkpoint. A converter refuses what it needs and wasn't given.
 
     Args:
-        vocabulary: File with the words, answers or labels that the checkpoint's indices mean.
+        vocabulary: File with the words or labels that the checkpoint's indices mean.
         bottom_up: Folder or Hub name of a checkpoint of this package that selects the regions.
+        answers: File with the answers that a model of questions scores.
     """
 
     vocabulary: Path | None = None
     bottom_up: str | None = None
+    answers: Path | None = None
 
 
 @dataclass(frozen=True)

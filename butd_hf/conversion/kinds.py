@@ -1,6 +1,6 @@
 """Every kind of checkpoint that can be converted: a file for its converter, and a line here."""
 
-from . import faster_rcnn_detectron2, faster_rcnn_milvlg, up_down_captioner
+from . import faster_rcnn_detectron2, faster_rcnn_milvlg, question_answering, up_down_captioner
 from .checkpoint_kind import CheckpointKind
 from .sources import ConversionError, SourceCheckpoint
 
@@ -8,6 +8,7 @@ from .sources import ConversionError, SourceCheckpoint
 KINDS: tuple[CheckpointKind, ...] = (
     faster_rcnn_detectron2.KIND,
     faster_rcnn_milvlg.KIND,
+    question_answering.KIND,
     up_down_captioner.KIND,
 )
 
