@@ -13,7 +13,6 @@
 # limitations under the License.
 """The image-to-text pipeline, as transformers 4 had it: pictures in, captions out."""
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
