@@ -21,7 +21,7 @@ from ..data.region_store import RegionStore, StoredRegions
 from ..data.views import MIRRORED_VIEWS, Augmentation, load_image, mirror_caption
 from ..metrics.question_answering import score_answers
 from ..progress import images_progress
-from .captioning import REGION_INPUTS, collate_regions
+from .captioning import REGION_INPUTS, collate_regions, draw_captions
 from .frozen_stages import collate_cells
 from .task import Task
 
@@ -31,12 +31,12 @@ QUESTION_INPUTS = ("input_ids", "attention_mask")
 
 @dataclass
 class QuestionExample:
-    """One question about one image, as a picture or as its stored regions, with how right each answer is."""
+    """Questions about one image, as a picture or as its stored regions, with how right each answer is."""
 
-    index: int
-    question: str
-    scores: dict[str, float]
-    draw: float  # in [0, 1), which of several right answers to learn
+    indices: list[int]  # of the questions in the data set
+    questions: list[str]
+    scores: list[dict[str, float]]
+    draws: list[float]  # in [0, 1), which of several right answers to learn
     image: Image.Image | None = None
     regions: StoredRegions | None = None
 
@@ -52,6 +52,8 @@ class QuestionDataset(torch.utils.data.Dataset):
         form: How answers of several people count, see `answer_scores`.
         augmentation: Of pictures.
         store: Regions to use instead of pictures; one of its views is drawn each epoch.
+        questions_per_image: Questions drawn from those about an image, anew each epoch, which makes an example of
+            each image: it is looked at once for all of them. 0 makes an example of each question.
         ask: False leaves every question empty: what can the picture alone tell?
         look: False leaves pictures out: what can the question alone tell?
         seed: Of what is drawn.
@@ -64,6 +66,7 @@ class QuestionDataset(torch.utils.data.Dataset):
         form: TargetForm = "leave_one_out",
         augmentation: Augmentation | None = None,
         store: RegionStore | None = None,
+        questions_per_image: int = 0,
         ask: bool = True,
         look: bool = True,
         seed: int = 0,
@@ -81,6 +84,11 @@ class QuestionDataset(torch.utils.data.Dataset):
         self.scores = [answer_scores(answers, together=together, form=form) for answers, together in pairs]
         self.augmentation = augmentation
         self.store = store
+        self.questions_per_image = questions_per_image
+        about: dict[str, list[int]] = {}
+        for index, image_id in enumerate(self.image_ids):
+            about.setdefault(image_id, []).append(index)
+        self.about = list(about.values())
         self.ask = ask
         self.look = look
         self.seed = seed
@@ -91,24 +99,27 @@ class QuestionDataset(torch.utils.data.Dataset):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.questions)
+        return len(self.about) if self.questions_per_image else len(self.questions)
 
     def __getitem__(self, index: int) -> QuestionExample:
         rng = np.random.default_rng((self.seed, self.epoch, index))
+        indices = [index]
+        if self.questions_per_image:
+            indices = draw_captions(self.about[index], self.questions_per_image, rng)
         image, regions, mirrored = None, None, False
         if self.look and self.store is not None:
             view = self.store.views[rng.integers(len(self.store.views))]
-            regions, mirrored = self.store[self.image_ids[index], view], view in MIRRORED_VIEWS
+            regions, mirrored = self.store[self.image_ids[indices[0]], view], view in MIRRORED_VIEWS
         elif self.look:
-            image = load_image(self.paths[index])
+            image = load_image(self.paths[indices[0]])
             if self.augmentation is not None:
                 image, mirrored = self.augmentation(image, rng)
-        question = self.questions[index] if self.ask else ""
-        scores = self.scores[index]
+        questions = [self.questions[each] if self.ask else "" for each in indices]
+        scores = [self.scores[each] for each in indices]
         if mirrored:
-            question = mirror_caption(question)
-            scores = {mirror_caption(answer): score for answer, score in scores.items()}
-        return QuestionExample(index, question, scores, rng.random(), image, regions)
+            questions = [mirror_caption(question) for question in questions]
+            scores = [{mirror_caption(answer): score for answer, score in each.items()} for each in scores]
+        return QuestionExample(indices, questions, scores, rng.random(len(indices)).tolist(), image, regions)
 
 
 class QuestionAnsweringTask(Task):
@@ -159,6 +170,8 @@ class QuestionAnsweringTask(Task):
         self.num_workers = num_workers
         self.stored_stages = stored_stages
         self._settings = settings or {}
+        if eval_dataset.questions_per_image:
+            raise ValueError("The evaluation needs every question: leave out its questions_per_image.")
         self.label2id: dict[str, int] = model.config.label2id
         self.answers = [model.config.id2label[label] for label in range(model.config.num_labels)]
         if not any(answer in self.label2id for scores in train_dataset.scores for answer in scores):
@@ -175,7 +188,7 @@ class QuestionAnsweringTask(Task):
         return {"kind": "question answering", "train_questions": len(self.train_dataset), **self._settings}
 
     def collate(self, examples: list[QuestionExample]) -> dict[str, torch.Tensor]:
-        questions = self.collate_questions([example.question for example in examples])
+        questions = self.collate_questions([question for example in examples for question in example.questions])
         return {**self.collate_images(examples), **questions, "labels": self.targets(examples)}
 
     def collate_questions(self, questions: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -201,19 +214,19 @@ class QuestionAnsweringTask(Task):
 
     def targets(self, examples: list[QuestionExample]) -> torch.Tensor:
         """How right each of the model's answers is, (batch_size, num_labels); for `"ce"` one label, (batch_size,)."""
-        targets = torch.zeros(len(examples), len(self.answers))
-        for row, example in enumerate(examples):
-            for answer, score in example.scores.items():
+        scores = [each for example in examples for each in example.scores]
+        targets = torch.zeros(len(scores), len(self.answers))
+        for row, each in enumerate(scores):
+            for answer, score in each.items():
                 if answer in self.label2id:
                     targets[row, self.label2id[answer]] = score
         if self.loss_kind != "ce":
             return targets
-        drawn = torch.full((len(examples),), -100)
-        for row, example in enumerate(examples):
+        drawn = torch.full((len(scores),), -100)
+        for row, draw in enumerate(draw for example in examples for draw in example.draws):
             weights = targets[row].numpy().astype(np.float64)
             if weights.any():
-                place = np.searchsorted(weights.cumsum(), example.draw * weights.sum(), side="right")
-                drawn[row] = int(place)
+                drawn[row] = int(np.searchsorted(weights.cumsum(), draw * weights.sum(), side="right"))
         return drawn
 
     def evaluate(self, model: nn.Module, accelerator: Accelerator, folder: Path, epoch: int) -> dict[str, float]:
@@ -235,9 +248,13 @@ class QuestionAnsweringTask(Task):
         loss_sum, num_counting = 0.0, 0
         with images_progress(enabled=accelerator.is_main_process) as progress:
             bar = progress.add_task("answering", total=len(own))
-            for indices, inputs in loader:
+            for indices, images, places, inputs in loader:
                 inputs = {name: value.to(device) for name, value in inputs.items()}
                 labels = inputs.pop("labels")
+                # questions about one picture follow one another: it is looked at once for all of them
+                regions = model.look(**{name: value.to(device) for name, value in images.items()})
+                parts = (regions.features, regions.boxes, regions.mask)
+                inputs.update({name: part[places] for name, part in zip(REGION_INPUTS, parts, strict=True)})
                 logits = model(**inputs).logits  # (batch_size, num_labels)
                 counting = len(indices) if self.loss_kind == "bce" else int((labels != -100).sum())
                 if counting:
@@ -260,11 +277,18 @@ class QuestionAnsweringTask(Task):
             scores["loss"] = sum(loss for loss, _ in losses) / max(sum(count for _, count in losses), 1)
         return broadcast_object_list([scores])[0]
 
-    def collate_evaluation(self, examples: list[QuestionExample]) -> tuple[list[int], dict[str, torch.Tensor]]:
-        """Places of the examples in the data set, and inputs of the model without anything dropped."""
-        questions = self.collate_questions([example.question for example in examples])
-        inputs = {**self.collate_images(examples), **questions, "labels": self.targets(examples)}
-        return [example.index for example in examples], inputs
+    def collate_evaluation(
+        self, examples: list[QuestionExample]
+    ) -> tuple[list[int], dict[str, torch.Tensor], list[int], dict[str, torch.Tensor]]:
+        """Places of the questions in the data set, their images, which image each is about, and the other inputs."""
+        ids = [self.eval_dataset.image_ids[example.indices[0]] for example in examples]
+        first = {image_id: row for row, image_id in reversed(list(enumerate(ids)))}
+        order = {image_id: place for place, image_id in enumerate(first)}
+        images = self.collate_images([examples[row] for row in first.values()])
+        questions = self.collate_questions([example.questions[0] for example in examples])
+        inputs = {**questions, "labels": self.targets(examples)}
+        indices = [example.indices[0] for example in examples]
+        return indices, images, [order[image_id] for image_id in ids], inputs
 
     def write_predictions(self, answered: list[tuple[int, str]], file: Path) -> None:
         """A line per question: what the model said, and what people said."""

@@ -80,6 +80,9 @@ class QuestionArguments:
         default="bce", metadata={"help": "Every answer by itself against its soft score, or cross-entropy of one."}
     )
     soft_targets: TargetForm = field(default="leave_one_out", metadata={"help": "Or simplified: min(1, n / 3)."})
+    questions_per_image: int = field(
+        default=0, metadata={"help": "Questions drawn per image, looked at once; --batch_size counts images. 0: each."}
+    )
     augment: list[str] = field(default_factory=lambda: ["flip"], metadata={"help": "Of flip, crop, jitter; or none."})
     regions: Literal["all", "none"] = field(
         default="all", metadata={"help": "none: what the question alone can tell, regions masked."}
@@ -296,7 +299,13 @@ def build_task(arguments: QuestionArguments, loop: LoopArguments, accelerator: A
     return QuestionAnsweringTask(
         model,
         processor,
-        QuestionDataset(train_table, store=stores["train"], augmentation=augmentation, **settings),
+        QuestionDataset(
+            train_table,
+            store=stores["train"],
+            augmentation=augmentation,
+            questions_per_image=arguments.questions_per_image,
+            **settings,
+        ),
         QuestionDataset(eval_table, store=stores["eval"], **settings),
         loss=arguments.loss,
         max_length=arguments.max_length,

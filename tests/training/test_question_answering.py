@@ -75,8 +75,8 @@ def test_mirroring_turns_questions_and_answers_with_the_picture(table):
         dataset.set_epoch(epoch)
         example = dataset[0]
         red_is_left = example.image.getpixel((0, 0))[0] == 255
-        assert example.scores == {"left" if red_is_left else "right": 1.0}
-        assert example.question.endswith("left or right" if red_is_left else "right or left")
+        assert example.scores == [{"left" if red_is_left else "right": 1.0}]
+        assert example.questions[0].endswith("left or right" if red_is_left else "right or left")
         seen.add(red_is_left)
     assert seen == {True, False}
 
@@ -84,9 +84,9 @@ def test_mirroring_turns_questions_and_answers_with_the_picture(table):
 def test_examples_depend_on_seed_epoch_and_index_alone(table):
     one, other = (QuestionDataset(table, augmentation=Augmentation(("flip", "crop")), seed=3) for _ in range(2))
     list(map(one.__getitem__, range(4)))
-    assert one[1].draw == other[1].draw and one[1].image.tobytes() == other[1].image.tobytes()
+    assert one[1].draws == other[1].draws and one[1].image.tobytes() == other[1].image.tobytes()
     other.set_epoch(1)
-    assert one[1].draw != other[1].draw
+    assert one[1].draws != other[1].draws
 
 
 def test_soft_scores_are_targets(model, processor, table):
@@ -127,6 +127,26 @@ def test_every_ablation_has_a_finite_loss_and_gradients(model, processor, table,
     assert torch.isfinite(model.top_down.classifier.weight.grad).all()
     looked = model.top_down.region_proj.weight.grad
     assert look == (looked is not None and bool(looked.abs().sum() > 0))
+
+
+def test_questions_about_one_image_share_its_regions(model, processor, table):
+    """As many for each image, drawn anew each epoch; with all of them drawn, the loss is that of single examples."""
+    task = build(model, processor, table, questions_per_image=4)
+    assert len(task.train_dataset) == 1
+    example = task.train_dataset[0]
+    assert sorted(example.indices) == [0, 1, 2, 3]
+    task.train_dataset.set_epoch(1)
+    assert task.train_dataset[0].indices != example.indices
+
+    together, single = task.collate([example]), build(model, processor, table)
+    assert together["pixel_values"].shape[0] == 1 and together["labels"].shape == (4, len(ANSWERS))
+    apart = single.collate([single.train_dataset[index] for index in example.indices])
+    model.eval()
+    with torch.no_grad():
+        assert float(model(**together).loss) == pytest.approx(float(model(**apart).loss), rel=1e-4)
+    with pytest.raises(ValueError, match="questions_per_image"):
+        grouped = QuestionDataset(table.select([0]), questions_per_image=2)
+        QuestionAnsweringTask(model, processor, task.train_dataset, grouped)
 
 
 def test_long_questions_are_cut(model, processor, table):
