@@ -1,7 +1,6 @@
 """WUPS (Malinowski and Fritz, NIPS 2014): how near answers are in WordNet, for sets of answers."""
 
 import importlib.util
-import os
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any
@@ -23,22 +22,14 @@ def wordnet_unavailable_reason() -> str | None:
         return "WUPS reads WordNet through nltk, which is not installed (`pip install nltk`)"
     try:
         load_wordnet()
-    except (LookupError, OSError) as error:
-        return (
-            "nltk has no WordNet: `python -m nltk.downloader wordnet`, or let the environment variable WNSEARCHDIR "
-            f"name the folder of WordNet's database ({str(error).strip().splitlines()[0]})"
-        )
+    except (LookupError, OSError):
+        return "nltk has no WordNet, which is data of its own (`python -m nltk.downloader wordnet`)"
     return None
 
 
 @cache
 def load_wordnet() -> Any:
-    """WordNet from the folder that WNSEARCHDIR names, as WordNet's own programs do, or from nltk's data."""
-    folder = os.environ.get("WNSEARCHDIR")
-    if folder:
-        from nltk.corpus.reader.wordnet import WordNetCorpusReader
-
-        return WordNetCorpusReader(folder, None)
+    """WordNet from nltk's data. Raises `LookupError` if it isn't there."""
     from nltk.corpus import wordnet
 
     wordnet.ensure_loaded()

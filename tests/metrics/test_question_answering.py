@@ -116,10 +116,18 @@ def test_wordnet_takes_the_nearest_meanings(wordnet):
     assert scores["wups_90"] == pytest.approx(54.0)
 
 
-def test_without_wordnet_wups_is_left_out_or_an_error(monkeypatch):
-    monkeypatch.setattr(wups_module.importlib.util, "find_spec", lambda name: None)
+def no_wordnet():
+    raise LookupError("Resource wordnet not found.")
+
+
+@pytest.mark.parametrize(
+    ("installed", "message"), [(None, "pip install nltk"), (object(), "python -m nltk.downloader wordnet")]
+)
+def test_without_wordnet_wups_is_left_out_or_an_error(monkeypatch, installed, message):
+    monkeypatch.setattr(wups_module.importlib.util, "find_spec", lambda name: installed)
+    monkeypatch.setattr(wups_module, "load_wordnet", no_wordnet)
     assert "wups_0" not in score_answers(["a b"], [["lamp"]], together=True, wups=None)
-    with pytest.raises(WordNetUnavailableError, match="pip install nltk"):
+    with pytest.raises(WordNetUnavailableError, match=message):
         score_answers(["a b"], [["lamp"]], together=True, wups=True)
 
 
