@@ -33,9 +33,19 @@ validation part. Long sides are at most 384 pixels. Instance masks were derived 
 objects have them: 3,269 of 6,002 boxes. Boxes that VOC calls difficult are included, so figures don't compare with
 published ones.
 """
+DAQUAR = """
+A re-encoded subset of DAQUAR (Malinowski and Fritz 2014), questions about the indoor photographs of NYU Depth V2: 8,841
+questions about 1,013 training images; chosen on 1,301 questions about 145 others. That is very little: a fiftieth of
+the questions that VQA v2 trains on, from few rooms and few people who asked. The split isn't the public one, so
+figures don't compare with published ones.
+"""
 LICENCE = """
 The code is Apache 2.0. The weights were learned from photographs of Flickr users, which {data} offers for
 non-commercial research and education only: take the weights for that, too.
+"""
+DAQUAR_LICENCE = """
+The code is Apache 2.0. The weights were learned from DAQUAR and the photographs of NYU Depth V2, which are for
+research; the bottom-up half began with photographs of Flickr users. Take the weights for research and education only.
 """
 
 
@@ -80,6 +90,18 @@ EMBEDDED = {
         (
             *FEW_CLASSES,
             "It learned masks of isolated objects; where objects of a class overlap, they may run together.",
+        ),
+    ),
+    "visual-question-answering": Embedded(
+        "ButdForQuestionAnswering",
+        "ButdProcessor",
+        "daquar",
+        DAQUAR,
+        DAQUAR_LICENCE,
+        (
+            "It saw a thousand photographs of rooms: about anything else it guesses.",
+            "Of several things that are right together it names the likeliest, or all only if it learned them as one.",
+            "The validation questions chose among checkpoints, so expect a little less on others.",
         ),
     ),
 }

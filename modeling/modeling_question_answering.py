@@ -187,8 +187,9 @@ class ButdForQuestionAnswering(ButdPreTrainedModel):
             )
             return loss if num_items is None else loss / num_items
         raise ValueError(
-            f"`labels` has shape {tuple(labels.shape)} and dtype {labels.dtype} with problem_type={problem!r}, expected "
-            f"float scores {tuple(logits.shape)} for {SOFT!r} or integers {tuple(logits.shape[:1])} for {SINGLE!r}."
+            f"`labels` has shape {tuple(labels.shape)} and dtype {labels.dtype} with problem_type={problem!r}, "
+            f"expected float scores {tuple(logits.shape)} for {SOFT!r} or integers {tuple(logits.shape[:1])} for "
+            f"{SINGLE!r}."
         )
 
 

@@ -1,5 +1,6 @@
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,8 +52,6 @@ assert MODEL_MAPPING[butd_hf.ButdConfig][0] is ButdModel
 @pytest.fixture
 def default_checkpoint_folder(tmp_path, monkeypatch, tiny_checkpoint):
     """The embedded checkpoint is stood in for by the tiny one, in half precision."""
-    import shutil
-
     folder = tmp_path / "image-to-text"
     shutil.copytree(tiny_checkpoint, folder)
     store_half_precision(folder)
@@ -188,6 +187,15 @@ def test_missing_default_checkpoint(default_checkpoint_folder):
         butd_hf.default_checkpoint("image-to-text")
     with pytest.raises(FileNotFoundError, match="Reinstall butd_hf"):
         pipeline("image-to-text")
+
+
+def test_default_oracle(default_checkpoint_folder, tiny_oracle, picture_paths):
+    with pytest.raises(FileNotFoundError, match=r"'visual-question-answering' is missing .* Reinstall butd_hf"):
+        pipeline("vqa")
+    shutil.copytree(tiny_oracle, default_checkpoint_folder.parent / "visual-question-answering")
+    oracle = pipeline("vqa", device="cpu")
+    assert type(oracle) is butd_hf.VisualQuestionAnsweringPipeline
+    assert set(oracle(picture_paths[0], "a dog", top_k=1)[0]) == {"score", "answer"}
 
 
 def test_half_precision_is_on_disk_only(default_checkpoint_folder, tiny_checkpoint):

@@ -183,3 +183,47 @@ def test_detectors_work_from_their_folders_alone(tmp_path, picture_paths):
     for name in ("object", "instance"):
         for file in (output / name).iterdir():
             assert file.is_dir() or file.read_bytes() == (tmp_path / name / file.name).read_bytes(), file
+
+
+QUESTIONS_WITHOUT_PACKAGE = """
+import json, sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "butd_hf":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+from transformers import AutoModelForVisualQuestionAnswering, pipeline
+
+checkpoint, picture, output = sys.argv[1:]
+trust = {"trust_remote_code": True, "device": "cpu"}
+oracle = pipeline("visual-question-answering", model=checkpoint, **trust)
+answers = oracle(picture, ["a dog", "two cats"], top_k=3)
+oracle.save_pretrained(f"{output}/pipeline")
+again = pipeline("visual-question-answering", model=f"{output}/pipeline", **trust)(picture, ["a dog", "two cats"])
+assert "butd_hf" not in sys.modules
+assert type(oracle).__module__.startswith("transformers_modules."), type(oracle)
+Path(output, "result.json").write_text(json.dumps([answers, again]))
+"""
+
+
+def test_questions_are_answered_from_the_folder_alone(tmp_path, tiny_oracle, picture_paths):
+    done = subprocess.run(
+        [sys.executable, "-c", QUESTIONS_WITHOUT_PACKAGE, tiny_oracle, picture_paths[0], str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers, again = json.loads((tmp_path / "result.json").read_text())
+    oracle = pipeline("vqa", model=tiny_oracle, device="cpu")
+    assert answers == oracle(picture_paths[0], ["a dog", "two cats"], top_k=3)
+    assert [row[:3] for row in again] == answers
+    assert_same_files(tiny_oracle, tmp_path / "pipeline")
+    trusted = pipeline("vqa", model=tiny_oracle, trust_remote_code=True, device="cpu")
+    assert type(trusted) is butd_hf.VisualQuestionAnsweringPipeline

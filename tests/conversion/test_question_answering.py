@@ -120,7 +120,7 @@ def test_answers_and_attention_are_the_ports(converted):
         single = model(region_features=values[row : row + 1], region_mask=mask[row : row + 1], **alone)
         torch.testing.assert_close(single.logits, outputs.logits[row : row + 1], atol=1e-5, rtol=1e-5)
     assert outputs.logits.std(dim=0).min() > 1e-3  # so that a wrong answer would show
-    assert outputs.region_attentions.amax() > 0.5
+    assert outputs.region_attentions[0].amax() > 3 * outputs.region_attentions[0].amin() > 0
 
 
 def test_the_folder_is_complete(converted):

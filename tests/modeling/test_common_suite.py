@@ -1,5 +1,5 @@
 """
-Runs the tests that transformers applies to each of its own models on this package's (`common_suite_butd.py`).
+Runs the tests that transformers applies to each of its own models on this package's (`common_suite_*.py`).
 
 They come with the source distribution of transformers alone, so pip downloads that of the installed version; pytest's
 cache keeps it. They make a package named `tests`, hence a process of their own.
@@ -20,7 +20,11 @@ import pytest
 import transformers
 
 
-SUITE = Path(__file__).with_name("common_suite_butd.py")
+# file beside this one -> the name that it gets among transformers' tests, and how many tests must run at least
+SUITES = {
+    "common_suite_butd.py": ("test_modeling_butd.py", 95),
+    "common_suite_question_answering.py": ("test_modeling_question_answering.py", 80),
+}
 
 # what the tests import besides one another, but the source distribution leaves out
 STAND_INS = {
@@ -67,14 +71,18 @@ PASSED_OVER = [
     r"Cannot capture hidden states",  # with that decorator
     r"Encoder-decoder logits are already aligned",
     r"does not support SDPA$",  # as a model that is not composite; see the next
+    r"has no `base_model_class` defined in tester",  # nor a base model
+    r"No (decoder-only|sequence-to-sequence) language modeling head to check",
+    r"Do not take a cache as input to forward",
     r"does not have both a non-text modality tower and a language sub-model",  # that are models of their own
 ]
 
 
 @dataclass
 class SuiteRun:
-    """What came of the suite: names of passed tests, and reasons by name of those skipped or failed."""
+    """What came of a suite: names of passed tests, and reasons by name of those skipped or failed."""
 
+    name: str
     passed: list[str]
     skipped: dict[str, str]
     failed: dict[str, str]
@@ -111,8 +119,8 @@ def download_tests(version: str, folder: Path) -> None:
     shutil.rmtree(folder / top)
 
 
-@pytest.fixture(scope="module")
-def suite(pytestconfig: pytest.Config) -> SuiteRun:
+@pytest.fixture(scope="module", params=SUITES)
+def suite(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> SuiteRun:
     folder = Path(pytestconfig.cache.mkdir(f"transformers-{transformers.__version__}"))
     if not (folder / "tests").exists():
         try:
@@ -121,10 +129,11 @@ def suite(pytestconfig: pytest.Config) -> SuiteRun:
             if os.environ.get("CI"):
                 raise
             pytest.skip(str(failure))
-    shutil.copy(SUITE, folder / "tests/models/butd/test_modeling_butd.py")
+    target = f"tests/models/butd/{SUITES[request.param][0]}"
+    shutil.copy(Path(__file__).with_name(request.param), folder / target)
     report = folder / "report.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "tests/models/butd", "--quiet", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", target, "--quiet", "-p", "no:cacheprovider"]
     process = subprocess.run(
         [*command, "--disable-warnings", "--tb=short", f"--junitxml={report.name}"],
         cwd=folder,
@@ -134,7 +143,7 @@ def suite(pytestconfig: pytest.Config) -> SuiteRun:
     )
     output = process.stdout[-20000:] + process.stderr[-2000:]
     assert report.exists(), output
-    run = SuiteRun(passed=[], skipped={}, failed={}, output=output)
+    run = SuiteRun(name=request.param, passed=[], skipped={}, failed={}, output=output)
     for case in ElementTree.parse(report).iter("testcase"):
         outcome = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
         if outcome is None:
@@ -148,13 +157,13 @@ def suite(pytestconfig: pytest.Config) -> SuiteRun:
 
 def test_every_applicable_test_passes(suite: SuiteRun):
     assert not suite.failed, suite.output
-    assert len(suite.passed) >= 95, f"only {len(suite.passed)} tests ran:\n{suite.output}"
+    assert len(suite.passed) >= SUITES[suite.name][1], f"only {len(suite.passed)} tests ran:\n{suite.output}"
 
 
 def test_what_is_left_out_is_listed_with_its_reason(suite: SuiteRun):
     assignment = next(
         node
-        for node in ast.parse(SUITE.read_text()).body
+        for node in ast.parse(Path(__file__).with_name(suite.name).read_text()).body
         if isinstance(node, ast.Assign) and node.targets[0].id == "LEFT_OUT"
     )
     listed = ast.literal_eval(assignment.value)
