@@ -25,6 +25,10 @@ from .options import (
 CommonOption = Annotated[
     int, typer.Option("--common", min=1, help="Boxes that a class needs to count for the mean over common classes.")
 ]
+FormatOption = Annotated[
+    str,
+    typer.Option("--format", "-f", help="daquar, vqa2, gqa, visual_genome or easy_vqa; auto looks at the content."),
+]
 
 app = typer.Typer(help="Measure how well a checkpoint does its task.", no_args_is_help=True)
 
@@ -146,6 +150,85 @@ def segmentation(
     cannot be read; the others are scored all the same.
     """
     score_objects(data, model, split, json, predictions, common, batch_size, device, masks=True)
+
+
+@app.command()
+def vqa(
+    data: DataOption,
+    model: ModelOption = None,
+    format: FormatOption = "auto",
+    split: SplitOption = None,
+    json: JsonOption = False,
+    predictions: PredictionsOption = None,
+    types: Annotated[bool, typer.Option("--types", help="Accuracy of every type of question, too.")] = False,
+    wups: Annotated[
+        bool | None, typer.Option(help="WUPS, which needs WordNet; by default where it can be computed.")
+    ] = None,
+    batch_size: BatchSizeOption = 16,
+    device: DeviceOption = "auto",
+) -> None:
+    """
+    Score answers to the questions of a folder or file, see the data formats; `--data easy-vqa` is the package.
+
+    Each line of PREDICTIONS is {"question_id", "image", "question", "answer", "score", "references"}; questions whose
+    answers are kept back, as in test parts, are answered there and not scored. Exit code 1 if a picture cannot be
+    read; the others are scored all the same.
+    """
+    from ..data.questions import QuestionDataError, load_questions
+
+    try:
+        table = load_questions(data, split=split, format=format)
+    except (QuestionDataError, OSError) as error:
+        raise typer.BadParameter(str(error), param_hint="--data / --split / --format") from error
+
+    from ..metrics.question_answering import WordNetUnavailableError, score_answers
+    from .answerer import Answerer
+
+    answerer = Answerer.load(model, device)
+    scored: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
+    unreadable = 0
+    for answered in answerer.answer(list(table), batch_size=batch_size):
+        row = answered.row
+        if answered.error is not None:
+            report(f"{row['image']}: {answered.error}")
+            unreadable += 1
+            continue
+        line = {"question_id": row["question_id"], "image": Path(row["image"]).name, "question": row["question"]}
+        lines.append({**line, "answer": answered.answer, "score": answered.score, "references": row["answers"]})
+        if row["answers"]:
+            scored.append({**row, "answer": answered.answer})
+    if not lines:
+        report("None of the pictures can be read: nothing to score.")
+        raise typer.Exit(1)
+    if predictions is not None:
+        write_lines(predictions, lines)
+    if not scored:
+        report("None of the questions has an answer to compare with: nothing to score.")
+        raise typer.Exit(0 if predictions is not None and not unreadable else 1)
+    try:
+        scores = score_answers(
+            [row["answer"] for row in scored],
+            [row["answers"] for row in scored],
+            together=scored[0]["together"],
+            answer_types=[row["answer_type"] for row in scored],
+            question_types=[row["question_type"] for row in scored] if types else None,
+            wups=wups,
+        )
+    except WordNetUnavailableError as error:
+        raise typer.BadParameter(str(error), param_hint="--wups") from error
+    print_scores(
+        scores,
+        as_json=json,
+        task="vqa",
+        model=answerer.name,
+        data=str(data),
+        split=split,
+        num_questions=len(scored),
+        num_images=len({row["image"] for row in scored}),
+    )
+    if unreadable:
+        raise typer.Exit(1)
 
 
 def score_objects(

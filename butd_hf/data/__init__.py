@@ -1,4 +1,4 @@
-"""Data in: caption files, their tokenizers, and stored regions. Names are imported when first used."""
+"""Data in: caption and question files, their tokenizers, and stored regions. Names are imported when first used."""
 
 from importlib import import_module
 from typing import Any
@@ -9,9 +9,12 @@ EXPORTS = {  # name: the module of this package that defines it
     "DetectionAugmentation": "detection_views",
     "RegionStore": "region_store",
     "RegionStoreWriter": "region_store",
+    "build_answers": "answers",
     "extract_regions": "region_store",
     "load_captions": "captions",
     "load_detections": "detection",
+    "load_questions": "questions",
+    "normalize_answer": "answers",
     "train_tokenizer": "tokenization",
 }
 

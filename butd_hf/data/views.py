@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 
 SIDES = {"left": "right", "right": "left"}
-SIDE_WORD = re.compile(r"\b(left|right)\b", flags=re.IGNORECASE)
+SIDE_WORD = re.compile(r"\b(left|right)(?=(?:most|side|hand)?\b)", flags=re.IGNORECASE)
 
 
 def load_image(path: str) -> Image.Image:

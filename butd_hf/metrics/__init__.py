@@ -1,4 +1,4 @@
-"""Metrics: caption scores without Java, average precision of boxes and masks, and recall of regions."""
+"""Metrics: caption scores without Java, average precision of boxes and masks, recall of regions, and answers."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .captioning import CaptioningMetric
     from .detection import DetectionMetric
+    from .question_answering import VqaMetric
     from .regions import RegionRecallMetric
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "DocumentFrequencies",
     "MeteorUnavailableError",
     "RegionRecallMetric",
+    "VqaMetric",
     "bleu",
     "load",
     "meteor",
@@ -43,6 +45,7 @@ METRICS = {
     "captioning": ("captioning", "CaptioningMetric"),
     "detection": ("detection", "DetectionMetric"),
     "regions": ("regions", "RegionRecallMetric"),
+    "vqa": ("question_answering", "VqaMetric"),
 }
 
 
@@ -50,7 +53,7 @@ def load(name: str = "captioning", **options: Any) -> "evaluate.Metric":
     """A metric with the interface of the `evaluate` library, as `evaluate.load` but offline.
 
     Args:
-        name: "captioning", "detection" or "regions".
+        name: "captioning", "detection", "regions" or "vqa".
         options: those of `evaluate.Metric`, such as `keep_in_memory`, `experiment_id`, `num_process`, `process_id`.
     """
     if name not in METRICS:

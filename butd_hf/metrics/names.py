@@ -18,12 +18,21 @@ METRIC_NAMES = {
     "mask_ap75": "mask AP75",
     "mask_ap50_common": "mask AP50, common classes",
     "recall36": "recall of the best 36 regions",
+    "vqa_accuracy": "VQA accuracy",
+    "vqa_accuracy_simplified": "VQA accuracy, simplified",
+    "exact_match": "exact match",
+    "exact_match_single": "exact match, questions with one answer",
+    "wups_90": "WUPS@0.9",
+    "wups_0": "WUPS@0.0",
 }
 
 
 def metric_name(metric: str) -> str:
-    """A metric as tables call it; `box_ap50_dog` is that of a class."""
+    """A metric as tables call it; `box_ap50_dog` is that of a class, and so on."""
     for prefix in ("box_ap50_", "mask_ap50_"):
         if metric.startswith(prefix) and metric not in METRIC_NAMES:
             return f"{METRIC_NAMES[prefix[:-1]]}, {metric.removeprefix(prefix)}"
+    for prefix in ("accuracy_answer_type_", "accuracy_question_type_"):
+        if metric.startswith(prefix):
+            return f"accuracy, {prefix.split('_', 1)[1].replace('_', ' ').strip()} {metric.removeprefix(prefix)!r}"
     return METRIC_NAMES.get(metric, metric)

@@ -10,6 +10,8 @@ EXPORTS = {  # name: the module of this package that defines it
     "DetectionDataset": "detection",
     "DetectionTask": "detection",
     "LoopArguments": "arguments",
+    "QuestionAnsweringTask": "question_answering",
+    "QuestionDataset": "question_answering",
     "SelfCriticalTask": "self_critical",
     "Task": "task",
     "TrainingLoop": "loop",

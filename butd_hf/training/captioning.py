@@ -93,9 +93,9 @@ class CaptionDataset(torch.utils.data.Dataset):
         return CaptionExample(index, captions, image, regions)
 
 
-def draw_captions(captions: list[str], count: int, rng: np.random.Generator) -> list[str]:
-    """`count` captions, each as often as every other, give or take one."""
-    drawn: list[str] = []
+def draw_captions(captions: list[Any], count: int, rng: np.random.Generator) -> list[Any]:
+    """`count` captions (or whatever there are several of), each as often as every other, give or take one."""
+    drawn: list[Any] = []
     while len(drawn) < count:
         order = rng.permutation(len(captions))[: count - len(drawn)]
         drawn.extend(captions[place] for place in order)

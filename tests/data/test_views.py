@@ -14,6 +14,7 @@ def image():
 def test_mirror_caption_swaps_whole_words_and_keeps_case():
     assert mirror_caption("Left of a man, RIGHT of leftovers") == "Right of a man, LEFT of leftovers"
     assert mirror_caption("a dog") == "a dog"
+    assert mirror_caption("the leftmost chair at the right-hand side") == "the rightmost chair at the left-hand side"
 
 
 def test_views(image):

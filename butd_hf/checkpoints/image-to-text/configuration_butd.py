@@ -30,6 +30,18 @@ TASK_PIPELINES = {
             "pt": ["AutoModelForImageTextToText"],
         },
     },
+    "ButdForQuestionAnswering": {
+        "visual-question-answering": {
+            "impl": "pipeline_visual_question_answering.VisualQuestionAnsweringPipeline",
+            "pt": ["AutoModelForVisualQuestionAnswering"],
+        }
+    },
+    "ButdForSceneGraphGeneration": {
+        "scene-graph-generation": {
+            "impl": "pipeline_scene_graph_generation.SceneGraphGenerationPipeline",
+            "pt": ["AutoModel"],
+        },
+    },
 }
 
 # auto class -> an older name of it, under which a pipeline looks for a checkpoint's code
@@ -218,6 +230,17 @@ class ButdTopDownConfig(PreTrainedConfig):
         attention_size (`int`): Hidden units of the attention over regions of `"lstm"` and `"gru"`.
         output_bias (`bool`): Whether the output layer has a bias.
         region_dropout (`float`): Share of whole regions hidden from the decoder in training, in [0, 1).
+        text_encoder (`str`, *optional*): Hub name or folder of a pretrained text encoder that reads questions instead
+            of one of the `decoder`'s kind; `AutoModel` loads it when the model is built for the first time.
+        text_encoder_config (`dict`, *optional*): Its config, filled in by then: a saved model needs no other.
+        question_variant (`"glimpses"`, `"paper"`, `"baseline0"` or `"baseline0_newatt"`): How questions are answered.
+            `"glimpses"` looks `num_glimpses` times, the others once, with the state of a `"gru"`: as Anderson et al.
+            2018 (`"paper"`, gated tanh), or as the two models of hengyuan-hu's PyTorch port (ReLU, weight norm),
+            with attention by concatenation or by product (`"baseline0_newatt"`).
+        num_glimpses (`int`): How often `"glimpses"` looks, each time in the light of what it saw before.
+        word_dropout (`float`): Share of the words of a question that are blanked in training, in [0, 1).
+        answer_dropout (`float`): Dropout before the answers are scored, in [0, 1).
+        answer_size (`int`, *optional*): Width of the layer before; twice the `hidden_size` by default.
     """
 
     model_type = "butd_top_down"
@@ -239,6 +262,13 @@ class ButdTopDownConfig(PreTrainedConfig):
     embedding_size: int | None = None
     attention_size: int = 512  # as published
     output_bias: bool = False  # published Up-Down models have one
+    text_encoder: str | None = None
+    text_encoder_config: dict[str, Any] | None = None
+    question_variant: Literal["glimpses", "paper", "baseline0", "baseline0_newatt"] = "glimpses"
+    num_glimpses: int = 2  # "what is left of the lamp": find the lamp, then look left of it
+    word_dropout: float = 0.0
+    answer_dropout: float = 0.5  # as published
+    answer_size: int | None = None
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
@@ -266,7 +296,13 @@ class ButdTopDownConfig(PreTrainedConfig):
         if self.embedding_size is not None:
             _require(self, "embedding_size", self.embedding_size > 0, "positive")
             _require(self, "embedding_size", self.is_recurrent, "left out with the decoder 'transformer'")
-        for field in ("dropout", "attention_dropout", "region_dropout"):
+        _require(self, "num_glimpses", self.num_glimpses > 0, "positive")
+        _require(self, "answer_size", self.answer_size is None or self.answer_size > 0, "positive")
+        if self.question_variant != "glimpses":
+            _require(self, "decoder", self.decoder == "gru", f"'gru' with question_variant={self.question_variant!r}")
+            no_encoder = self.text_encoder is None and self.text_encoder_config is None
+            _require(self, "text_encoder", no_encoder, f"None with question_variant={self.question_variant!r}")
+        for field in ("dropout", "attention_dropout", "region_dropout", "word_dropout", "answer_dropout"):
             _require(self, field, 0.0 <= getattr(self, field) < 1.0, "in [0, 1)")
 
 
@@ -289,6 +325,21 @@ class ButdConfig(PreTrainedConfig):
         one_to_many (`int`): Predictions matched with each object in a second pass of training, over noised labels
             and proposals; 0 to leave that pass out.
         mask_size (`int`): Side of the mask that instance segmentation draws in each box, even.
+        num_predicates (`int`): Predicates of scene graphs, as many as `id2predicate` names.
+        id2predicate (`dict[int, str]`, *optional*): Their names; `PREDICATE_0`, ... by default.
+        pair_budget (`int`): At most this many pairs of subject and object are looked at per image.
+        relation_appearance (`bool`): Whether relations are judged by what regions look like, or by labels and
+            geometry alone, which data without pictures can teach.
+        frequency_prior (`bool`): Whether predicates and pairs begin with how often their labels were related so.
+        num_frequent_pairs (`int`): Pairs of labels whose own frequencies the checkpoint keeps; `fit_frequency_prior`
+            of the model sets it.
+        logit_adjustment (`float`): How much of the log frequency of each predicate is taken off its logit once the
+            model is trained: 0 for none, 1 for a balanced score (Menon et al. 2021).
+        region_label_ids (`list[int]`, *optional*): Which label each region label of the bottom-up half means, -1 for
+            none. What the bottom-up half believes then joins the object logits.
+        no_object_weight (`float`): Weight of "no object" among the classes in the loss.
+        object_loss_coefficient, pair_loss_coefficient, predicate_loss_coefficient (`float`): Weights of the losses of
+            object labels, of which pairs are related, and of how.
         tie_word_embeddings (`bool`): Whether the output layer shares the word embeddings.
 
     Example:
@@ -321,6 +372,18 @@ class ButdConfig(PreTrainedConfig):
     auxiliary_loss: bool = True
     one_to_many: int = 4  # one to one alone leaves too few positives to learn from on little data
     mask_size: int = 28  # as in Mask R-CNN
+    num_predicates: int = 0
+    id2predicate: dict[int, str] | dict[str, str] | None = None
+    pair_budget: int = 256  # all pairs of 16 objects
+    relation_appearance: bool = True
+    frequency_prior: bool = True  # labels alone predict most predicates (Zellers et al. 2018)
+    num_frequent_pairs: int = 0
+    logit_adjustment: float = 0.0
+    region_label_ids: list[int] | None = None
+    no_object_weight: float = 0.1  # as in DETR: most regions are about nothing
+    object_loss_coefficient: float = 1.0
+    pair_loss_coefficient: float = 1.0
+    predicate_loss_coefficient: float = 1.0
     is_encoder_decoder: bool = True  # the image is encoded once, the text is decoded step by step
     tie_word_embeddings: bool = True
     pad_token_id: int | None = None
@@ -338,6 +401,11 @@ class ButdConfig(PreTrainedConfig):
         self.bos_token_id = self.top_down_config.bos_token_id
         self.eos_token_id = self.top_down_config.eos_token_id
         self.decoder_start_token_id = self.top_down_config.bos_token_id
+        if self.id2predicate is not None:
+            self.id2predicate = {int(index): name for index, name in self.id2predicate.items()}  # text in JSON
+            self.num_predicates = self.num_predicates or len(self.id2predicate)
+        elif self.num_predicates > 0:
+            self.id2predicate = {index: f"PREDICATE_{index}" for index in range(self.num_predicates)}
         kwargs.pop("custom_pipelines", None)  # follows from the architecture
         super().__post_init__(**kwargs)
 
@@ -391,6 +459,23 @@ class ButdConfig(PreTrainedConfig):
         for field in ("class_cost", "bbox_cost", "giou_cost", "one_to_many"):
             _require(self, field, getattr(self, field) >= 0, "zero or positive")
         _require(self, "mask_size", self.mask_size > 0 and self.mask_size % 2 == 0, "even and positive")
+
+    def validate_scene_graph(self):
+        """Checks ranges; called by `@strict` after the types."""
+        agrees = set(self.id2predicate or {}) == set(range(self.num_predicates))
+        _require(self, "id2predicate", agrees, f"a name for each of num_predicates={self.num_predicates}")
+        _require(self, "pair_budget", self.pair_budget > 0, "positive")
+        for field in ("num_frequent_pairs", "logit_adjustment", "no_object_weight"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        for field in ("object_loss_coefficient", "pair_loss_coefficient", "predicate_loss_coefficient"):
+            _require(self, field, getattr(self, field) >= 0, "zero or positive")
+        if self.region_label_ids is not None:
+            number = self.bottom_up_config.num_region_labels
+            fits = len(self.region_label_ids) == number and all(
+                -1 <= label < self.num_labels for label in self.region_label_ids
+            )
+            expected = f"-1 to {self.num_labels - 1} for each of num_region_labels={number}"
+            _require(self, "region_label_ids", fits, expected)
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The part of the config that describes text: always the top-down decoder's."""

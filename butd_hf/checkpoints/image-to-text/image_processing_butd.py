@@ -37,6 +37,7 @@ from .pictures_butd import (
     on_white,
 )
 from .post_processing_butd import objects_in_pixels, segments_in_pixels
+from .post_processing_scene_graph import graphs_in_pixels
 from .resizing_faster_rcnn import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
 
 
@@ -284,6 +285,38 @@ class ButdImageProcessor(TorchvisionBackend):
             return_binary_maps,
             top_k,
         )
+
+    def post_process_scene_graph_generation(
+        self,
+        outputs: Any,
+        threshold: float = 0.0,
+        relation_threshold: float = 0.0,
+        top_k: int = 100,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        graph_constraint: bool = True,
+    ) -> list[dict[str, torch.Tensor]]:
+        """
+        Objects of each image, and the relations between them, both best first and equals in the order of regions.
+
+        Args:
+            outputs (`ButdSceneGraphGenerationOutput`): What the model returned for the batch.
+            threshold (`float`): Only objects that score higher count.
+            relation_threshold (`float`): Only relations that score higher count. A relation scores the product of
+                four probabilities: of subject, of object, that the two are related, and of the predicate.
+            top_k (`int`): At most this many relations per image.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original picture. Without, boxes are in [0, 1].
+            graph_constraint (`bool`): Whether each pair has but its best predicate, or all of them.
+
+        Returns:
+            For each image `scores` (n,), `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1` in pixels and `regions`
+            (n,), each object's place among the regions; `relations` (r, 3), subject and object as places among the
+            objects and predicate, and `relation_scores` (r,).
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch.
+        """
+        return graphs_in_pixels(outputs, threshold, relation_threshold, top_k, target_sizes, graph_constraint)
 
     def _standardize_kwargs(
         self, size_divisor: int | None = None, recipe: str | None = None, **kwargs: Any

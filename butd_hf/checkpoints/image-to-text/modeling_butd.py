@@ -27,7 +27,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from .bottom_up_butd import ButdBottomUp
 from .configuration_butd import ButdConfig
 from .outputs_butd import ButdConditionalGenerationOutput, ButdEncoderOutput, ButdModelOutput
-from .regions_butd import ButdRegions
+from .regions_butd import ButdRegions, ready_regions
 from .top_down_gru import ButdGruDecoder
 from .top_down_lstm import ButdLstmDecoder
 from .top_down_transformer import ButdTransformerDecoder
@@ -142,23 +142,9 @@ class ButdModel(ButdPreTrainedModel):
         self, features: torch.Tensor, boxes: torch.Tensor | None, mask: torch.Tensor | None
     ) -> ButdRegions:
         """Regions that somebody else selected: the classic way, extract once and train many times."""
-        if features.dim() != 3 or features.shape[-1] != self.bottom_up.region_size:
-            raise ValueError(
-                f"`region_features` has shape {tuple(features.shape)}, expected "
-                f"(batch_size, num_regions, {self.bottom_up.region_size})."
-            )
         # CODEPATH: Up-Down and its kin ("lstm", "gru") look at no boxes, transformer decoders do
-        if boxes is None and self.config.top_down_config.is_recurrent:
-            boxes = features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(*features.shape[:2], 4)
-        if boxes is None or boxes.shape != (*features.shape[:2], 4):
-            raise ValueError(
-                f"`region_boxes` has shape {None if boxes is None else tuple(boxes.shape)}, expected "
-                f"{(*features.shape[:2], 4)} to go with `region_features`."
-            )
-        if mask is None:
-            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        mask = mask.bool()
-        return ButdRegions(features=features, boxes=boxes, saliency=mask.to(features.dtype), mask=mask)
+        needs_boxes = not self.config.top_down_config.is_recurrent
+        return ready_regions(features, boxes, mask, region_size=self.bottom_up.region_size, needs_boxes=needs_boxes)
 
     # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers

@@ -185,6 +185,69 @@ class ButdInstanceSegmentationOutput(ModelOutput):
     regions: ButdRegions | None = None
 
 
+@dataclass
+class ButdQuestionAnsweringOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `()`): Of the labels, if given.
+        logits (`torch.FloatTensor` of shape `(num_questions, num_labels)`): Score of each answer.
+        last_hidden_state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): The question in the light of
+            what was seen.
+        hidden_states (`tuple`): Embeddings of the words and each of the question encoder's outputs, with
+            `output_hidden_states`, each of shape `(num_questions, length, size)`.
+        region_attentions (`torch.FloatTensor` of shape `(num_questions, num_glimpses, num_regions)`): Where each
+            glimpse looked, the mean over heads; sums to one, or is zero where the picture has no regions.
+        regions (`ButdRegions`): The selected regions, of each picture.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    region_attentions: torch.FloatTensor | None = None
+    regions: ButdRegions | None = None
+
+
+@dataclass
+class ButdSceneGraphGenerationOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `()`): The weighted sum of `loss_dict`, with labels.
+        loss_dict (`dict`): Every part of the loss by name, before weighting: `loss_object`,
+            `loss_selection`, `loss_pair`, `loss_predicate`, and the bottom-up losses where that half is trained along.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_labels + 1)`): Object labels before the
+            softmax; the last column is "no object" and always 0. Given labels have 30, all others -30.
+        region_labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): The labels that relations were judged
+            by: those given, else in training those of the objects that regions are about, else the most likely.
+        pairs (`torch.LongTensor` of shape `(batch_size, num_pairs, 2)`): Subject and object of each pair, as places
+            among the regions; the most likely pairs first, where there are more than `config.pair_budget` only those.
+        pair_mask (`torch.BoolTensor` of shape `(batch_size, num_pairs)`): True where there is a pair.
+        pair_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs)`): Whether they are related at all, before
+            the sigmoid; -30 where there is no pair.
+        predicate_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_predicates)`): How, given that
+            they are, before the softmax.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_pairs, hidden_size)`): The pairs.
+        hidden_states (`tuple`): What the layers over pairs began with and each one's output, with
+            `output_hidden_states`.
+        region_attentions (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_regions)`): Where each pair
+            looked, with `output_attentions`: the mean over layers and heads, sums to one.
+        regions (`ButdRegions`): The regions that are the nodes of the graph.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_dict: dict[str, torch.FloatTensor] | None = None
+    logits: torch.FloatTensor | None = None
+    region_labels: torch.LongTensor | None = None
+    pairs: torch.LongTensor | None = None
+    pair_mask: torch.BoolTensor | None = None
+    pair_logits: torch.FloatTensor | None = None
+    predicate_logits: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    region_attentions: torch.FloatTensor | None = None
+    regions: ButdRegions | None = None
+
+
 __all__ = [
     "ButdConditionalGenerationOutput",
     "ButdEncoderOutput",
@@ -192,5 +255,7 @@ __all__ = [
     "ButdMemory",
     "ButdModelOutput",
     "ButdObjectDetectionOutput",
+    "ButdQuestionAnsweringOutput",
+    "ButdSceneGraphGenerationOutput",
     "ButdTopDownOutput",
 ]

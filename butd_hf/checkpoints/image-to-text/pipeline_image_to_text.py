@@ -13,21 +13,18 @@
 # limitations under the License.
 """The image-to-text pipeline, as transformers 4 had it: pictures in, captions out."""
 
-import copy
-import os
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from typing import Any
 
 import PIL.Image
 import torch
-from huggingface_hub.utils import httpx
-from transformers import GenerationConfig, Pipeline
+from transformers import GenerationConfig
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import load_image
+
+from .picture_pipeline import ButdPicturePipeline
 
 
-class ImageToTextPipeline(Pipeline):
+class ImageToTextPipeline(ButdPicturePipeline):
     """
     Captions pictures with any model that generates text from an image: BUTD, BLIP, BLIP-2, GIT, ViT-GPT2 ….
 
@@ -50,31 +47,7 @@ class ImageToTextPipeline(Pipeline):
     [{'generated_text': 'two birds are standing next to each other'}]
     ```"""
 
-    _load_processor = None
-    _load_image_processor = None
-    _load_feature_extractor = False
-    _load_video_processor = False
-    _load_tokenizer = None
-    _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        dtype = kwargs.get("dtype")
-        super().__init__(*args, **kwargs)
-        for name in ("image_processor", "tokenizer"):
-            if getattr(self, name) is None:
-                setattr(self, name, getattr(self.processor, name, None))
-            if getattr(self, name) is None:
-                raise ValueError(
-                    f"image-to-text found no {name} for {type(self.model).__name__}; pass {name}=... or processor=...."
-                )
-        if self.processor is not None:
-            self.processor = copy.copy(self.processor)  # the caller's own stays as it is
-            self.processor.image_processor = self.image_processor
-            self.processor.tokenizer = self.tokenizer
-        self.model.eval()
-        if dtype in (None, "auto") and self.device.type == "cpu" and self.dtype == torch.float16:
-            self.model.float()
 
     def __call__(
         self, inputs: "str | PIL.Image.Image | Sequence | Iterator | None" = None, **kwargs: Any
@@ -147,25 +120,6 @@ class ImageToTextPipeline(Pipeline):
         # in a list, because a lone tensor would be concatenated with the others of its batch
         return {"images": [self.read(image, timeout)]}
 
-    def read(self, image: "str | PIL.Image.Image", timeout: float | None = None) -> Any:
-        """
-        The picture itself, from wherever it is.
-
-        Raises:
-            ValueError: If it cannot be read; the message names it.
-        """
-        name = repr(image) if isinstance(image, (str, os.PathLike)) else repr(getattr(image, "filename", type(image)))
-        image = os.fspath(image) if isinstance(image, os.PathLike) else image
-        try:
-            if timeout is not None and isinstance(image, str) and image.startswith(("http://", "https://")):
-                response = httpx.get(image, timeout=timeout, follow_redirects=True)
-                image = PIL.Image.open(BytesIO(response.raise_for_status().content))
-            if self.model.config.model_type == "butd":  # its processor knows alpha, 16 bits, arrays … by itself
-                return self.image_processor.fetch_images(image)
-            return load_image(image)
-        except Exception as error:  # decoders raise whatever a broken file leads them into
-            raise ValueError(f"Cannot read the picture {name[:200]}: {error}") from error
-
     def features(self, images: list, prompt: str | None) -> BatchFeature:
         """What the model takes: the pictures as tensors, and the prompt's tokens if there is one."""
         model_type = self.model.config.model_type
@@ -200,14 +154,6 @@ class ImageToTextPipeline(Pipeline):
             {"generated_text": self.tokenizer.decode(sequence, skip_special_tokens=True)}
             for sequence in model_outputs.flatten(0, 1)
         ]
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Saves the model and its processor, or its tokenizer and image processor where there is no processor."""
-        if self.processor is None:
-            super().save_pretrained(save_directory, **kwargs)
-        else:
-            self.model.save_pretrained(save_directory, **kwargs)
-            self.processor.save_pretrained(save_directory, **kwargs)
 
 
 __all__ = ["ImageToTextPipeline"]

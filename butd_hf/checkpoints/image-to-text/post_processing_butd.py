@@ -13,6 +13,7 @@
 # limitations under the License.
 """From what detection models return to boxes and masks in the pixels of the original pictures."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,29 +75,91 @@ def objects_in_pixels(outputs: Any, threshold: float, target_sizes: Sizes, top_k
     return results
 
 
-def paste_mask(mask: torch.Tensor, box: torch.Tensor, height: int, width: int) -> torch.Tensor:
+@dataclass
+class ButdPastedObject:
     """
-    A mask within a box as a mask of the picture, sampled at the centres of its pixels.
+    An object on the pixels of its picture, kept as the part of the picture that its box covers.
+
+    Args:
+        label (`int`): Its class.
+        score (`float`): In [0, 1].
+        window (`torch.BoolTensor` of shape `(num_rows, num_columns)`): True on the object; False everywhere else in
+            the picture.
+        top (`int`): Row of the picture where the window begins.
+        left (`int`): Column of the picture where the window begins.
+    """
+
+    label: int
+    score: float
+    window: torch.Tensor
+    top: int
+    left: int
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Rows and columns of the picture that the window covers."""
+        num_rows, num_columns = self.window.shape
+        return slice(self.top, self.top + num_rows), slice(self.left, self.left + num_columns)
+
+
+def paste_mask(mask: torch.Tensor, box: list[float], height: int, width: int) -> tuple[torch.Tensor, int, int]:
+    """
+    A mask within a box at the resolution of the picture, sampled at the centres of its pixels.
 
     Args:
         mask (`torch.FloatTensor` of shape `(m, m)`): In [0, 1], within the box.
-        box (`torch.FloatTensor` of shape `(4,)`): `x0, y0, x1, y1` in pixels.
+        box (`list[float]`): `x0, y0, x1, y1` in pixels.
 
     Returns:
-        `torch.FloatTensor` of shape `(height, width)`; zero outside the box.
+        `torch.FloatTensor` of shape `(num_rows, num_columns)`, the pixels of the picture that the box covers, perhaps
+        none; and the row and column where they begin.
     """
-    x0, y0, x1, y1 = box.tolist()
-    across = torch.arange(max(0, round(x0)), min(width, max(round(x1), round(x0) + 1)), device=mask.device) + 0.5
-    down = torch.arange(max(0, round(y0)), min(height, max(round(y1), round(y0) + 1)), device=mask.device) + 0.5
-    picture = mask.new_zeros(height, width)
-    if len(across) and len(down):
-        across_box = (across - x0) / max(x1 - x0, 1e-6) * 2 - 1
-        down_box = (down - y0) / max(y1 - y0, 1e-6) * 2 - 1
-        places = torch.stack([across_box.expand(len(down), -1), down_box[:, None].expand(-1, len(across))], dim=-1)
-        seen = F.grid_sample(mask[None, None], places[None], padding_mode="border", align_corners=False)[0, 0]
-        top, left = int(down[0]), int(across[0])
-        picture[top : top + len(down), left : left + len(across)] = seen
-    return picture
+    x0, y0, x1, y1 = box
+    top, left = max(0, round(y0)), max(0, round(x0))
+    bottom, right = min(height, max(round(y1), round(y0) + 1)), min(width, max(round(x1), round(x0) + 1))
+    if top >= bottom or left >= right:
+        return mask.new_zeros(0, 0), top, left
+    across = torch.arange(left, right, device=mask.device) + 0.5
+    down = torch.arange(top, bottom, device=mask.device) + 0.5
+    across_box = (across - x0) / max(x1 - x0, 1e-6) * 2 - 1
+    down_box = (down - y0) / max(y1 - y0, 1e-6) * 2 - 1
+    places = torch.stack([across_box.expand(len(down), -1), down_box[:, None].expand(-1, len(across))], dim=-1)
+    pasted = F.grid_sample(mask[None, None], places[None], padding_mode="border", align_corners=False)[0, 0]
+    return pasted, top, left  # (num_rows, num_columns)
+
+
+def pasted_objects(
+    outputs: Any, threshold: float, mask_threshold: float, target_sizes: Sizes, top_k: int
+) -> list[list[ButdPastedObject]]:
+    """
+    The objects in each image, best first, on the pixels of the original pictures; those without any are left out.
+
+    Raises:
+        ValueError: `target_sizes` isn't as long as the batch.
+    """
+    sizes = mask_sizes(outputs, target_sizes)
+    results = []
+    for row, found in enumerate(objects_in_pixels(outputs, threshold, sizes, top_k)):
+        queries = found["queries"].tolist()
+        masks = outputs.pred_masks[row, found["queries"]].float().sigmoid()  # (num_objects, m, m)
+        windows, objects = {}, []
+        numbers = zip(*(found[name].tolist() for name in ("labels", "scores", "boxes")), strict=True)
+        for query, mask, (label, score, box) in zip(queries, masks, numbers, strict=True):
+            if query not in windows:  # one that may be several things is drawn once
+                pasted, *corner = paste_mask(mask, box, *sizes[row])
+                pasted = pasted > mask_threshold
+                windows[query] = (pasted, *corner, bool(pasted.any()))
+            *window, seen = windows[query]
+            if seen:
+                objects.append(ButdPastedObject(label, score, *window))
+        results.append(objects)
+    return results
+
+
+def mask_sizes(outputs: Any, target_sizes: Sizes) -> list[tuple[int, int]]:
+    """Heights and widths of the pictures; those of the predicted masks if none are given."""
+    sizes = check_sizes(target_sizes, len(outputs.logits))
+    return [tuple(outputs.pred_masks.shape[-2:])] * len(outputs.logits) if sizes is None else sizes
 
 
 def segments_in_pixels(
@@ -112,33 +175,42 @@ def segments_in_pixels(
     """The body of `ButdImageProcessor.post_process_instance_segmentation`."""
     if return_coco_annotation and return_binary_maps:
         raise ValueError("return_coco_annotation and return_binary_maps cannot both be True.")
-    sizes = check_sizes(target_sizes, len(outputs.logits))
-    if sizes is None:
-        sizes = [tuple(outputs.pred_masks.shape[-2:])] * len(outputs.logits)
+    sizes = mask_sizes(outputs, target_sizes)
+    device = outputs.pred_masks.device
     results = []
-    for row, found in enumerate(objects_in_pixels(outputs, threshold, sizes, top_k)):
-        height, width = sizes[row]
-        masks = outputs.pred_masks[row, found["queries"]].float().sigmoid()  # (num_objects, m, m)
-        segments, maps = [], []
-        free = torch.ones(height, width, dtype=torch.bool, device=masks.device)
-        segmentation = torch.full((height, width), -1, dtype=torch.int32, device=masks.device)
-        overlapping = return_coco_annotation or return_binary_maps
-        for mask, box, score, label in zip(masks, found["boxes"], found["scores"], found["labels"], strict=True):
-            whole = paste_mask(mask, box, height, width) > mask_threshold
-            area = int(whole.sum())
-            rest = whole & free  # what better objects leave
-            if area == 0 or (not overlapping and int(rest.sum()) < max(1, overlap_mask_area_threshold * area)):
-                continue
-            segmentation[rest] = len(segments)
-            free &= ~whole
-            segments.append({"id": len(segments), "label_id": int(label), "score": round(float(score), 6)})
-            maps.append(whole)
-        if return_binary_maps:
-            segmentation = torch.stack(maps) if maps else segmentation.new_zeros((0, height, width), dtype=torch.bool)
-        elif return_coco_annotation:
-            segmentation = [binary_mask_to_rle(one.cpu().int()) for one in maps]
+    for (height, width), objects in zip(
+        sizes, pasted_objects(outputs, threshold, mask_threshold, sizes, top_k), strict=True
+    ):
+        if return_coco_annotation or return_binary_maps:
+            segmentation = torch.zeros((len(objects), height, width), dtype=torch.bool, device=device)
+            for number, found in enumerate(objects):
+                segmentation[number][found.place] = found.window
+            if return_coco_annotation:
+                segmentation = [binary_mask_to_rle(one.int()) for one in segmentation.cpu()]
+        else:
+            segmentation, objects = arranged(objects, overlap_mask_area_threshold, height, width, device)
+        segments = [
+            {"id": number, "label_id": found.label, "score": round(found.score, 6)}
+            for number, found in enumerate(objects)
+        ]
         results.append({"segmentation": segmentation, "segments_info": segments})
     return results
 
 
-__all__ = ["objects_in_pixels", "segments_in_pixels"]
+def arranged(
+    objects: list[ButdPastedObject], least_share: float, height: int, width: int, device: torch.device
+) -> tuple[torch.Tensor, list[ButdPastedObject]]:
+    """A map `(height, width)` of which object is where, better ones in front, and those that are seen enough."""
+    segmentation = torch.full((height, width), -1, dtype=torch.int32, device=device)
+    free = torch.ones(height, width, dtype=torch.bool, device=device)
+    kept = []
+    for found in objects:
+        rest = found.window & free[found.place]  # what better objects leave
+        if int(rest.sum()) >= max(1, least_share * int(found.window.sum())):
+            segmentation[found.place][rest] = len(kept)
+            free[found.place] &= ~found.window
+            kept.append(found)
+    return segmentation, kept
+
+
+__all__ = ["ButdPastedObject", "objects_in_pixels", "pasted_objects", "segments_in_pixels"]

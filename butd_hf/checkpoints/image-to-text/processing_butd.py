@@ -42,7 +42,9 @@ class ButdProcessorKwargs(ProcessingKwargs, total=False):
     One picture per text, each text the beginning of what is to be generated.
 
     A single picture with several texts is repeated for each of them, and a single text for each of several pictures.
-    Texts are padded on the left, so that generation continues at the end of every one.
+    Texts are padded on the left, so that generation continues at the end of every one. Questions are texts too: a
+    word that the tokenizer doesn't know becomes its unknown token, an empty one has no words but those that the
+    tokenizer adds, and of one that is too long the model reads the beginning; `truncation=True` cuts it here.
     """
 )
 class ButdProcessor(ProcessorMixin):
@@ -73,6 +75,8 @@ class ButdProcessor(ProcessorMixin):
                 raise ValueError(f"text: got {text!r}, expected a string or a non-empty list of strings.")
             text = list(text)
         features = super().__call__(images=images, text=text, **kwargs)
+        if torch.is_tensor(features.get("input_ids")):  # without a single word, torch takes them for floats
+            features["input_ids"] = features["input_ids"].long()
         if images is None or text is None:
             return features
         num_images, num_texts = len(features["pixel_values"]), len(features["input_ids"])

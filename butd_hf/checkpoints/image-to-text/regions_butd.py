@@ -80,6 +80,47 @@ def join_regions(regions: ButdRegions, others: ButdRegions) -> ButdRegions:
     return ButdRegions(**{name: torch.cat([regions[name], others[name]], dim=1) for name in regions if name in others})
 
 
+def ready_regions(
+    features: torch.Tensor,
+    boxes: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    *,
+    region_size: int,
+    needs_boxes: bool = True,
+) -> ButdRegions:
+    """
+    Regions that somebody else selected: the classic way, extract once and train many times.
+
+    Args:
+        features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`): Their appearance.
+        boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): Where they are.
+        mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a region;
+            everywhere by default.
+        region_size (`int`): What the model expects.
+        needs_boxes (`bool`): Whether it looks at boxes; otherwise they may be left out.
+
+    Raises:
+        ValueError: A shape doesn't fit, or boxes are missing.
+    """
+    if features.dim() != 3 or features.shape[-1] != region_size:
+        raise ValueError(
+            f"`region_features` has shape {tuple(features.shape)}, expected (batch_size, num_regions, {region_size})."
+        )
+    if boxes is None and not needs_boxes:
+        boxes = features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(*features.shape[:2], 4)
+    if boxes is None or boxes.shape != (*features.shape[:2], 4):
+        raise ValueError(
+            f"`region_boxes` has shape {None if boxes is None else tuple(boxes.shape)}, expected "
+            f"{(*features.shape[:2], 4)} to go with `region_features`."
+        )
+    if mask is None:
+        mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+    if mask.shape != features.shape[:2]:
+        raise ValueError(f"`region_mask` has shape {tuple(mask.shape)}, expected {tuple(features.shape[:2])}.")
+    mask = mask.bool()
+    return ButdRegions(features=features, boxes=boxes, saliency=mask.to(features.dtype), mask=mask)
+
+
 def select_regions(
     boxes: torch.Tensor,
     scores: torch.Tensor,
@@ -184,5 +225,6 @@ __all__ = [
     "gather_regions",
     "join_regions",
     "pool_regions",
+    "ready_regions",
     "select_regions",
 ]

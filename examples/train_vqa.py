@@ -1,0 +1,34 @@
+"""
+Train a model that answers questions about pictures, with a frozen bottom-up half whose regions are computed once:
+
+    accelerate launch examples/train_vqa.py --data FOLDER --output_dir RUN --init_from CHECKPOINT \
+        --freeze all --cache REGIONS
+
+and what the question or the picture alone can tell: `--regions none`, `--questions none`. `--freeze 0` trains the
+backbone too; `--data easy-vqa` are small drawings, of which a package carries thousands.
+
+FOLDER holds `qa.jsonl` and `images/` (DAQUAR); VQA v2, GQA, Visual Genome and easy-VQA in their own files work too.
+CHECKPOINT is any of this package: its bottom-up half is taken over. RUN explains itself: settings, versions, metrics,
+predictions, `best/` for `from_pretrained` and `last/` for `--resume`. The best model is the one with most exact
+matches on the evaluation split. On a CPU, `--num_threads` says how many threads to use.
+"""
+
+from accelerate.utils import set_seed
+from transformers import HfArgumentParser
+
+from butd_hf.training.arguments import LoopArguments
+from butd_hf.training.loop import TrainingLoop, build_accelerator
+from butd_hf.training.question_answering_recipe import QuestionArguments, build_task
+
+
+def main() -> None:
+    parser = HfArgumentParser([QuestionArguments, LoopArguments], description=__doc__)
+    parser.set_defaults(metric_for_best="exact_match", batch_size=64)
+    arguments, loop = parser.parse_args_into_dataclasses()
+    accelerator = build_accelerator(loop)
+    set_seed(loop.seed)
+    TrainingLoop(build_task(arguments, loop, accelerator), loop, accelerator).run()
+
+
+if __name__ == "__main__":
+    main()
