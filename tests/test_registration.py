@@ -95,7 +95,8 @@ def test_mappings_give_classes():
     assert model_class in mapping._extra_content.values()
     assert (butd_hf.ButdConfig, model_class) in mapping._extra_content.items()
     # of several, the first is built from a config alone
-    assert AutoModel._model_mapping[butd_hf.ButdConfig] == (butd_hf.ButdModel, butd_hf.ButdRegionModel)
+    several = (butd_hf.ButdModel, butd_hf.ButdRegionModel, butd_hf.ButdForSceneGraphGeneration)
+    assert AutoModel._model_mapping[butd_hf.ButdConfig] == several
 
 
 def test_several_classes_of_one_auto_class(monkeypatch, tiny_checkpoint):
