@@ -267,7 +267,7 @@ def test_scene_graphs_come_from_the_folder_alone(tmp_path, tiny_grapher, picture
     assert graph["relations"] and [each["label"] for each in graph["objects"]] == [
         each["label"] for each in expected["objects"]
     ]
-    for found, wanted in zip(graph["relations"], expected["relations"], strict=True):  # two processes round differently
+    for found, wanted in zip(graph["relations"], expected["relations"], strict=True):  # processes round as they like
         assert found == {**wanted, "score": pytest.approx(wanted["score"], rel=1e-4)}
     for file in (tmp_path / "again").iterdir():
         assert file.is_dir() or file.read_bytes() == Path(tiny_grapher, file.name).read_bytes(), file

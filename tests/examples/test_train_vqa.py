@@ -90,7 +90,9 @@ def test_stored_regions_are_those_of_the_pictures(first_run, data, tmp_path, mon
     run(monkeypatch, "train_vqa.py", *cached, "--output_dir", tmp_path / "stored")
     pictures, stored = (events(tmp_path / name, "evaluation")[0] for name in ("pictures", "stored"))
     assert stored["loss"] == pytest.approx(pictures["loss"], rel=1e-4)
-    assert json.loads((tmp_path / "cache" / "train" / "store.json").read_text())["num_rows"] == 8  # with their mirrors; not 24
+    assert (
+        json.loads((tmp_path / "cache" / "train" / "store.json").read_text())["num_rows"] == 8
+    )  # with mirrors; not 24
 
 
 def test_stored_stages_of_a_backbone_that_learns(first_run, data, tmp_path, monkeypatch):
