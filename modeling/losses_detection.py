@@ -20,13 +20,10 @@ from torchvision.ops import box_convert
 from transformers.loss.loss_for_object_detection import dice_loss, sigmoid_focal_loss
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher, RTDetrLoss
 
-from .boxes_butd import overlap_with
 from .configuration_butd import ButdConfig
 from .targets_butd import ButdTarget
 from .top_down_detection import ABSENT_LOGIT, centred
 
-
-CROWD_OVERLAP = 0.5  # share of a box in a crowd from which nobody can tell whether it is wrong
 
 # one pair of tensors per image: predictions, and the objects that they are matched with
 Matches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -108,7 +105,7 @@ class ButdSetLoss:
         excused = torch.zeros(outputs["logits"].shape[:2], dtype=torch.bool, device=outputs["logits"].device)
         for row, (target, (queries, _)) in enumerate(zip(targets, matches, strict=True)):
             boxes = box_convert(outputs["pred_boxes"][row], "cxcywh", "xyxy")
-            excused[row] = (overlap_with(boxes, target.crowds) > CROWD_OVERLAP).any(dim=1)
+            excused[row] = target.in_crowd(boxes)
             excused[row, queries] = False
         return excused[..., None]
 

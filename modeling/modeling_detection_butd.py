@@ -120,7 +120,9 @@ class ButdForObjectDetection(ButdPreTrainedModel):
                 raise ValueError(
                     f"`labels` has {len(labels)} entries, expected one for each of the {len(pixel_values)} images."
                 )
-            targets = prepare_targets(labels, self.config.num_labels)
+            targets = prepare_targets(
+                labels, self.config.num_labels, self.config.bottom_up_config.num_region_attributes or None
+            )
         found = self.bottom_up.find(pixel_values, pixel_mask, region_boxes, region_mask, targets)
         decoded = self.top_down(found.regions, found.pyramid, output_attentions, output_hidden_states)
         loss, loss_dict = None, None

@@ -228,7 +228,9 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
             return ready_regions(boxes, mask), {}
         # CODEPATH: with labels, and a learned selector whose classes are those of the labels, both halves learn
         if labels is not None and boxes is None and self.trains_bottom_up():
-            bottom_up_targets = prepare_targets(labels, self.config.num_labels)
+            bottom_up_targets = prepare_targets(
+                labels, self.config.num_labels, self.config.bottom_up_config.num_region_attributes or None
+            )
             found = self.bottom_up.find(pixel_values, pixel_mask, targets=bottom_up_targets)
             return found.regions, dict(found.loss_dict)
         return self.bottom_up(pixel_values, pixel_mask, boxes, mask, image_scale), {}

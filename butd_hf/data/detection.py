@@ -36,6 +36,7 @@ class Flaws:
         """Counts a flaw. Raises `DetectionDataError` if strict, unless it is harmless."""
         if self.strict and not harmless:
             raise DetectionDataError(f"{place}: {flaw}.")
+        flaw = flaw if harmless else f"{flaw}, which are left out"
         self.counts[flaw] = self.counts.get(flaw, 0) + 1
         self.examples.setdefault(flaw, place)
 
@@ -211,7 +212,7 @@ def read_object(
         raise DetectionDataError(str(error)) from error
     box_area = (box[2] - box[0]) * (box[3] - box[1])
     if box[2] <= box[0] or box[3] <= box[1]:
-        flaws.note("boxes without area in the image, which are left out", place)
+        flaws.note("boxes without area in the image", place)
         return None
     left, top, box_width, box_height = annotation["bbox"]
     if left < 0 or top < 0 or left + box_width > width or top + box_height > height:

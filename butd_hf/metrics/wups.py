@@ -41,7 +41,7 @@ def wup_similarity(one: str, other: str) -> float:
     """
     Wu-Palmer similarity of two answers in [0, 1]: of their nearest meanings as nouns, 0 for words not in WordNet.
 
-    Words of an answer may be separated by spaces or underscores. WordNet 3.0 gives the paper's own examples: 0.94 for
+    Words of an answer may be separated by spaces or underscores. WordNet 3.0 gives the examples of the kind that the paper gives: 0.94 for
     curtain and blinds as for carton and box, 0.82 for stove and fire extinguisher.
     """
     if one == other:

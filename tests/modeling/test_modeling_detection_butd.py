@@ -228,6 +228,9 @@ def test_objects_without_a_mask_train_their_box_alone():
 def test_wrong_labels_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         loss_of(build(), [some_labels(1), {**some_labels(2), **change}])
+    with_attributes = build(bottom_up={"num_region_attributes": 4})
+    with pytest.raises(ValueError, match=r"labels\[0\]\['attribute_labels'\]\[1\] is 4, expected -1 to 3"):
+        loss_of(with_attributes, [{**some_labels(2), "attribute_labels": torch.tensor([-1, 4])}])
     with pytest.raises(ValueError, match="`labels` has 1 entries, expected one for each of the 4 images"):
         build()(*pictures(), labels=[some_labels(1)])
 
