@@ -111,6 +111,7 @@ def pool_pyramid(pyramid: ButdPyramid, boxes: torch.Tensor, side: int) -> torch.
 def suitable_level(pyramid: ButdPyramid, finest: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     """The level to pool boxes `(..., 4)` from; `finest` has rows and columns of the finest map, `(..., 2)`."""
     area = ((boxes[..., 2:] - boxes[..., :2]) * finest.flip(-1)).prod(dim=-1)
+    area = area.nan_to_num(0.0)  # a box that is no number has a level, too: the loss tells of it, not a shape
     return (area.clamp(min=1e-6).sqrt() / CELLS_PER_SIDE).log2().floor().clamp(0, len(pyramid.maps) - 1)
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from .bottom_up_rpn import ButdCandidates
-from .boxes_butd import overlap_with, refine_boxes
+from .boxes_butd import refine_boxes
 from .feature_pyramid import ButdPyramid, with_rows
 from .region_head import ButdRegionHead
 from .regions_butd import ButdRegions
@@ -30,7 +30,6 @@ FIT_EXPONENT = 6.0  # how much more fit counts than objectness when cells are ch
 FOCUS = 2.0  # exponent that keeps the many easy empty cells from outweighing the others
 EMPTY_WEIGHT = 0.75  # of empty cells, as in VarifocalNet
 POSITIVE_OVERLAP = 0.5  # of a region with the object that it is about, as in Faster R-CNN
-CROWD_OVERLAP = 0.5  # share of a box in a crowd from which nobody can tell whether it is wrong
 
 
 @torch.no_grad()
@@ -52,7 +51,7 @@ def assign_cells(
         For each cell the object's index or -1, the objectness to learn in [0, 1], and whether an empty cell counts:
         in crowds it doesn't.
     """
-    counts = ~(overlap_with(boxes, target.crowds) > CROWD_OVERLAP).any(dim=1)  # (num_cells,)
+    counts = ~target.in_crowd(boxes)  # (num_cells,)
     objects = target.boxes
     owner = torch.full_like(counts, -1, dtype=torch.long)
     wanted = torch.zeros_like(scores)

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import torch
 from torchvision.ops import box_convert
 
-from .boxes_butd import noise_boxes
+from .boxes_butd import noise_boxes, overlap_with
 from .feature_pyramid import pool_level
 
 
+CROWD_OVERLAP = 0.5  # share of a box in a crowd from which nobody can tell whether it is wrong
 MOST_NOISED = 100  # boxes per image: crowded images would otherwise set the pace of a batch
 
 
@@ -51,6 +52,10 @@ class ButdTarget:
         """Boxes as `centre x, centre y, width, height`."""
         return box_convert(self.boxes, "xyxy", "cxcywh")  # (num_objects, 4)
 
+    def in_crowd(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Which of the boxes (num_boxes, 4), `x0, y0, x1, y1` in [0, 1], lie in a crowd: `(num_boxes,)`."""
+        return (overlap_with(boxes, self.crowds) > CROWD_OVERLAP).any(dim=1)
+
     def masks_within(self, boxes: torch.Tensor, objects: torch.Tensor, side: int) -> torch.Tensor:
         """
         Masks of some objects as seen in boxes: 1.0 on the object, else 0.0.
@@ -62,14 +67,27 @@ class ButdTarget:
         Returns:
             `torch.FloatTensor` of shape `(num_boxes, side, side)`.
         """
-        masks = self.masks[objects, None].float()  # (num_boxes, 1, height, width)
-        sizes = torch.tensor(masks.shape[-2:], device=boxes.device).expand(len(boxes), -1)
-        rows = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
+        masks = self.masks[:, None].float()  # (num_objects, 1, height, width)
+        sizes = torch.tensor(masks.shape[-2:], device=boxes.device).expand(len(masks), -1)
+        rows = objects.to(boxes.dtype)[:, None]  # many boxes may share a mask, which is not copied for them
         seen = pool_level(masks, sizes, torch.cat([rows, boxes], dim=1), side)  # (num_boxes, 1, side, side)
         return (seen[:, 0] >= 0.5).float()
 
 
-def prepare_targets(labels: list[dict[str, torch.Tensor]], num_labels: int | None = None) -> list[ButdTarget]:
+def require_labels(labels: torch.Tensor, lowest: int, number: int | None, place: str) -> None:
+    """Raises `ValueError` that names the first of `labels` (n,) which is below `lowest`, or not below `number`."""
+    wrong = labels < lowest
+    if number is not None:
+        wrong |= labels >= number
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        expected = f"at least {lowest}" if number is None else f"{lowest} to {number - 1}"
+        raise ValueError(f"{place}[{first}] is {int(labels[first])}, expected {expected}.")
+
+
+def prepare_targets(
+    labels: list[dict[str, torch.Tensor]], num_labels: int | None = None, num_attributes: int | None = None
+) -> list[ButdTarget]:
     """
     Checks labels and takes apart what is to be found and what is not.
 
@@ -77,10 +95,11 @@ def prepare_targets(labels: list[dict[str, torch.Tensor]], num_labels: int | Non
         labels (`list[dict]`): For each image `class_labels` (n,) and `boxes` (n, 4) as `centre x, centre y, width,
             height` in [0, 1] of the unpadded image; optional `masks` (n, height, width), `has_mask` (n,),
             `attribute_labels` (n,) with -1 where unknown, and `iscrowd` (n,).
-        num_labels (`int`, *optional*): Number of classes; without, class labels aren't checked.
+        num_labels (`int`, *optional*): Number of classes; without, only negative class labels are refused.
+        num_attributes (`int`, *optional*): Number of attributes; without, attribute labels aren't checked.
 
     Raises:
-        ValueError: Shapes don't fit, or a class label is none; the message names image and annotation.
+        ValueError: Shapes don't fit, or a class or attribute label is none; the message names image and annotation.
     """
     targets = []
     for image, label in enumerate(labels):
@@ -92,13 +111,7 @@ def prepare_targets(labels: list[dict[str, torch.Tensor]], num_labels: int | Non
                 f"labels[{image}]['boxes'] has shape {tuple(boxes.shape)}, expected {(number, 4)}: one box for each "
                 f"of its class_labels."
             )
-        wrong = (class_labels < 0) | (class_labels >= (num_labels if num_labels is not None else 2**62))
-        if wrong.any():
-            annotation = int(wrong.nonzero()[0])
-            raise ValueError(
-                f"labels[{image}]['class_labels'][{annotation}] is {int(class_labels[annotation])}, expected 0 to "
-                f"{'the number of classes' if num_labels is None else num_labels - 1}."
-            )
+        require_labels(class_labels, 0, num_labels, f"labels[{image}]['class_labels']")
         corners = box_convert(boxes, "cxcywh", "xyxy")
         finite = corners.isfinite().all(dim=1)
         corners = corners.nan_to_num().clamp(0.0, 1.0)  # (number, 4)
@@ -115,6 +128,8 @@ def prepare_targets(labels: list[dict[str, torch.Tensor]], num_labels: int | Non
         for name, value in (("masks", masks), ("has_mask", has_mask), ("attribute_labels", attributes)):
             if value is not None and len(value) != number:
                 raise ValueError(f"labels[{image}][{name!r}] has {len(value)} rows, expected {number}.")
+        if num_attributes is not None:
+            require_labels(attributes.long(), -1, num_attributes, f"labels[{image}]['attribute_labels']")
         if masks is None:
             has_mask = torch.zeros_like(kept)
         targets.append(
