@@ -14,6 +14,7 @@ EXPORTS = {  # name: the module of this package that defines it
     "load_captions": "captions",
     "load_detections": "detection",
     "load_questions": "questions",
+    "load_scene_graphs": "scene_graphs",
     "normalize_answer": "answers",
     "train_tokenizer": "tokenization",
 }

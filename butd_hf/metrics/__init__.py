@@ -1,4 +1,4 @@
-"""Metrics: caption scores without Java, average precision of boxes and masks, recall of regions, and answers."""
+"""Metrics of captions without Java, boxes and masks, regions, answers and scene graphs."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .detection import DetectionMetric
     from .question_answering import VqaMetric
     from .regions import RegionRecallMetric
+    from .scene_graphs import SceneGraphMetric
 
 __all__ = [
     "Bleu",
@@ -29,6 +30,7 @@ __all__ = [
     "DocumentFrequencies",
     "MeteorUnavailableError",
     "RegionRecallMetric",
+    "SceneGraphMetric",
     "VqaMetric",
     "bleu",
     "load",
@@ -45,6 +47,7 @@ METRICS = {
     "captioning": ("captioning", "CaptioningMetric"),
     "detection": ("detection", "DetectionMetric"),
     "regions": ("regions", "RegionRecallMetric"),
+    "scene_graphs": ("scene_graphs", "SceneGraphMetric"),
     "vqa": ("question_answering", "VqaMetric"),
 }
 
@@ -53,7 +56,7 @@ def load(name: str = "captioning", **options: Any) -> "evaluate.Metric":
     """A metric with the interface of the `evaluate` library, as `evaluate.load` but offline.
 
     Args:
-        name: "captioning", "detection", "regions" or "vqa".
+        name: "captioning", "detection", "regions", "scene_graphs" or "vqa".
         options: those of `evaluate.Metric`, such as `keep_in_memory`, `experiment_id`, `num_process`, `process_id`.
     """
     if name not in METRICS:

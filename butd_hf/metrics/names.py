@@ -1,5 +1,8 @@
 """Metrics as tables call them."""
 
+import re
+
+
 METRIC_NAMES = {
     "bleu_1": "BLEU-1",
     "bleu_2": "BLEU-2",
@@ -26,6 +29,9 @@ METRIC_NAMES = {
     "wups_0": "WUPS@0.0",
 }
 
+# of scene graphs, as recall_50_triples
+GRAPH_MEASURES = {"recall": "R", "mean_recall": "mR", "ng_recall": "ng-R", "zero_shot_recall": "zero-shot R", "f": "F"}
+
 
 def metric_name(metric: str) -> str:
     """A metric as tables call it; `box_ap50_dog` is that of a class, and so on."""
@@ -35,4 +41,9 @@ def metric_name(metric: str) -> str:
     for prefix in ("accuracy_answer_type_", "accuracy_question_type_"):
         if metric.startswith(prefix):
             return f"accuracy, {prefix.split('_', 1)[1].replace('_', ' ').strip()} {metric.removeprefix(prefix)!r}"
+    graph = re.fullmatch(rf"({'|'.join(GRAPH_MEASURES)})_(\d+)_(triples|images|predicate_.+)", metric)
+    if graph is not None:
+        measure, cutoff, average = graph.groups()
+        of = f"of {average.removeprefix('predicate_')!r}" if average.startswith("predicate_") else f"over {average}"
+        return f"{GRAPH_MEASURES[measure]}@{cutoff} {of}"
     return METRIC_NAMES.get(metric, metric)

@@ -1,0 +1,216 @@
+"""Scene graph data sets: five file layouts, one table of images, their objects and the relations between them."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, List, Value
+from PIL import Image
+
+from .scene_graph_files import EXPECTED, AnnotatedGraph, SceneGraphDataError, read_graphs
+
+
+logger = logging.getLogger(__name__)
+
+LISTED_FILES = 10  # missing files that an error names before it only counts
+
+
+def load_scene_graphs(
+    path: str | Path,
+    split: str | None = None,
+    images: str | Path | None = None,
+    format: str = "auto",
+    labels: Sequence[str] | int | None = None,
+    predicates: Sequence[str] | int | None = None,
+) -> Dataset:
+    """
+    Reads images, their annotated objects and how these are related.
+
+    What annotations contain and nobody can learn from is left out, and the log says how many: repetitions of a
+    relation (the same subject, predicate and object), relations of an object to itself, objects whose box has no area,
+    and with objects their relations. Two objects related in several ways stay so. Images without relations, or
+    without objects, stay: whoever annotated them found none. Boxes are clipped where the size of the image is known.
+
+    Args:
+        path: An annotation file or the folder with it. In a folder, `vrd` is all `annotations*.json` (with
+            `objects.txt` and `predicates.txt`, or the public `objects.json` and `predicates.json`), `visual_genome` is
+            `relationships.json` (with `objects.json` and `image_data.json`), `vg150` is `VG-SGG*.h5` (with
+            `VG-SGG-dicts*.json` and `image_data.json`; needs h5py), `open_images` all `*vrd*.csv` (with the
+            `*class-descriptions*.csv` beside it) and `psg` is `psg*.json`.
+        split: Keep only this split; all of them by default. An image's own `split` counts, else the one that the file
+            is named for, else `train`; VG150's first 5,000 training images with relations are `val`, as usual.
+        images: Folder of the image files. By default `images/` and the like beside the annotations, or none at all
+            where not a single image is there: labels and geometry are enough for much.
+        format: One of `FORMATS`, or `auto` to recognise it from names and content.
+        labels: Names of objects to keep; synonyms in one name are separated by commas. A number keeps the most
+            frequent. By default all that the data set lists or, where it lists none, all that occur, the most
+            frequent first.
+        predicates: The same for predicates.
+
+    Returns:
+        A table with the columns `image` (absolute path, None where there are no pictures), `image_id`, `width`,
+        `height` (in the unit of the boxes), `sized` (False where nobody knows the size: it is then the extent of the
+        boxes), `split`, `objects`: a list of `label` and `box` (`x0, y0, x1, y1`, pixels except for Open Images, whose
+        images are 1 wide and high), and `relations`: a list of `subject`, `object` (places among the objects) and
+        `predicate`.
+
+    Raises:
+        SceneGraphDataError: A file is malformed, some image files are missing, or the split or format does not exist.
+        FileNotFoundError: There are no annotations at `path`.
+        ImportError: VG150 is read without h5py.
+    """
+    graphs, known_labels, known_predicates, folder = read_graphs(path, format)
+    splits = sorted({graph.split for graph in graphs})
+    label_names = vocabulary(labels, known_labels, (label for graph in graphs for label, _ in graph.objects), "labels")
+    predicate_names = vocabulary(
+        predicates, known_predicates, (each[2] for graph in graphs for each in graph.relations), "predicates"
+    )
+    if split is not None:
+        graphs = [graph for graph in graphs if graph.split == split]
+    if not graphs:
+        what = "no image in it" if split is None else f"no image in split {split!r}, there are {splits}"
+        raise SceneGraphDataError(f"{path}: {what}; expected {EXPECTED}.")
+    paths = locate(graphs, folder, Path(images) if images is not None else None)
+
+    flaws: Counter[str] = Counter()
+    label_ids, predicate_ids = synonyms(label_names), synonyms(predicate_names)
+    strict = (labels is None and known_labels is not None, predicates is None and known_predicates is not None)
+    rows = [
+        row_of(graph, image, label_ids, predicate_ids, strict, flaws)
+        for graph, image in zip(graphs, paths, strict=True)
+    ]
+    for flaw, count in flaws.items():
+        logger.warning("%s: %d %s", path, count, flaw)
+    features = scene_graph_features(label_names, predicate_names)
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
+
+
+def scene_graph_features(labels: list[str], predicates: list[str]) -> Features:
+    """Columns of the table, for objects and predicates of these names."""
+    of_object = {"label": ClassLabel(names=labels), "box": List(Value("float32"))}
+    of_relation = {"subject": Value("int32"), "object": Value("int32"), "predicate": ClassLabel(names=predicates)}
+    return Features(
+        {
+            "image": Value("string"),
+            "image_id": Value("string"),
+            "width": Value("float32"),
+            "height": Value("float32"),
+            "sized": Value("bool"),
+            "split": Value("string"),
+            "objects": List(of_object),
+            "relations": List(of_relation),
+        }
+    )
+
+
+def label_names(table: Dataset) -> list[str]:
+    """Names of the objects of a table that `load_scene_graphs` returned."""
+    return table.features["objects"].feature["label"].names
+
+
+def predicate_names(table: Dataset) -> list[str]:
+    """Names of the predicates of a table that `load_scene_graphs` returned."""
+    return table.features["relations"].feature["predicate"].names
+
+
+def vocabulary(asked: Sequence[str] | int | None, known: list[str] | None, met: Any, argument: str) -> list[str]:
+    """Names to keep, see `labels` of `load_scene_graphs`; of equally frequent ones the first in the alphabet."""
+    if isinstance(asked, str) or (isinstance(asked, int) and asked < 1):
+        raise ValueError(f"{argument} must be a list of names or a positive number of them, got {asked!r}.")
+    if asked is not None and not isinstance(asked, int):
+        return [str(name) for name in asked]
+    if asked is None and known is not None:
+        return known
+    counts = Counter(met)
+    return sorted(counts, key=lambda name: (-counts[name], name))[:asked]
+
+
+def synonyms(names: Sequence[str]) -> dict[str, int]:
+    """The number of each name, and of each of the synonyms that a name lists with commas."""
+    found = {part.strip(): number for number, name in enumerate(names) for part in name.split(",")}
+    return {**found, **{name: number for number, name in enumerate(names)}}
+
+
+def row_of(
+    graph: AnnotatedGraph,
+    image: str | None,
+    label_ids: dict[str, int],
+    predicate_ids: dict[str, int],
+    strict: tuple[bool, bool],
+    flaws: Counter[str],
+) -> dict[str, Any]:
+    """The row of an image. With `strict`, labels or predicates that the data set doesn't list are errors."""
+    size = graph.size
+    if size is None and image is not None:
+        with Image.open(image) as opened:
+            size = opened.size
+            if opened.getexif().get(0x0112, 1) >= 5:  # lies on its side in the file; people annotate it upright
+                size = size[::-1]
+    objects, places = [], {}
+    for number, (label, box) in enumerate(graph.objects):
+        if label not in label_ids:
+            if strict[0]:
+                raise SceneGraphDataError(f"{graph.place}: objects[{number}] is {label!r}, which isn't listed.")
+            flaws["objects whose label isn't wanted, left out"] += 1
+            continue
+        if size is not None:
+            box = [min(max(value, 0.0), size[side % 2]) for side, value in enumerate(box)]
+        if not (box[2] > box[0] and box[3] > box[1]):
+            flaws["objects whose box has no area, left out"] += 1
+            continue
+        places[number] = len(objects)
+        objects.append({"label": label_ids[label], "box": box})
+    relations: dict[tuple[int, int, int], None] = {}
+    for number, (subject, target, predicate) in enumerate(graph.relations):
+        if predicate not in predicate_ids:
+            if strict[1]:
+                raise SceneGraphDataError(f"{graph.place}: relations[{number}] is {predicate!r}, which isn't listed.")
+            flaws["relations whose predicate isn't wanted, left out"] += 1
+        elif subject not in places or target not in places:
+            flaws["relations of objects that were left out, left out"] += 1
+        elif subject == target:
+            flaws["relations of an object to itself, left out"] += 1
+        elif (key := (places[subject], places[target], predicate_ids[predicate])) in relations:
+            flaws["repeated relations, kept once"] += 1
+        else:
+            relations[key] = None
+    extent = [max((each["box"][side] for each in objects), default=1.0) for side in (2, 3)]
+    width, height = size if size is not None else extent
+    return {
+        "image": image,
+        "image_id": graph.image_id,
+        "width": width,
+        "height": height,
+        "sized": size is not None,
+        "split": graph.split,
+        "objects": objects,
+        "relations": [dict(zip(("subject", "object", "predicate"), each, strict=True)) for each in relations],
+    }
+
+
+def locate(graphs: list[AnnotatedGraph], folder: Path, images: Path | None) -> list[str | None]:
+    """
+    Paths of the image files, all of them None if there is not a single one.
+
+    Raises:
+        SceneGraphDataError: Some are there and others not, or none is in the folder that was named.
+    """
+    roots = [images] if images is not None else [folder / "images", folder]
+    paths: list[str | None] = []
+    for graph in graphs:
+        candidates = (root / name for root in roots for name in graph.image)
+        paths.append(next((str(file.resolve()) for file in candidates if file.is_file()), None))
+    missing = [graph.image[0] for graph, path in zip(graphs, paths, strict=True) if path is None and graph.image]
+    if missing and (images is not None or len(missing) < len(graphs)):
+        listed = "\n  ".join(missing[:LISTED_FILES])
+        rest = f"\n  and {len(missing) - LISTED_FILES} more" if len(missing) > LISTED_FILES else ""
+        raise SceneGraphDataError(
+            f"{len(missing)} of {len(graphs)} image files are missing in {roots[0]}; is the images folder right?"
+            f"\n  {listed}{rest}"
+        )
+    return paths
+
+
+__all__ = ["SceneGraphDataError", "label_names", "load_scene_graphs", "predicate_names", "scene_graph_features"]
