@@ -43,6 +43,10 @@ class LoopArguments:
     checkpoint_minutes: float = field(default=10.0, metadata={"help": "Minutes between saves of last/; 0: by epoch."})
     resume: bool = field(default=False, metadata={"help": "Continue from last/ in the run folder, if there is one."})
     max_steps: int = field(default=0, metadata={"help": "Stop after this many optimizer steps, for trials; 0: all."})
+    report_to: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Trackers of accelerate: tensorboard, wandb, ...; metrics.jsonl always."},
+    )
 
     def __post_init__(self) -> None:
         positive = ("epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every", "logging_steps")

@@ -3,58 +3,31 @@
 import math
 import signal
 import time
-from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from rich.console import Console
+from accelerate.utils import ProjectConfiguration, set_seed
 from torch.utils.data import DataLoader
 
 from ..progress import steps_progress
 from .arguments import LoopArguments
 from .batches import EpochBatches
 from .checkpoints import latest_state, recover_folder, replace_folder, save_state
+from .journal import Journal
+from .loop_state import LoopState
 from .meter import Meter
 from .optimizers import build_average, build_optimizer, build_scheduler, set_training_mode
 from .run_folder import RunFolder
 from .task import Task
+from .trackers import TRACKERS_FOLDER, require_trackers
 
 
 class NonFiniteLossError(RuntimeError):
     """The loss or its gradient is not a number; the last checkpoint is from before."""
-
-
-@dataclass
-class LoopState:
-    """Where a run is. Saved with every checkpoint."""
-
-    epoch: int = 0
-    batch: int = 0  # batches of this epoch that each process has consumed
-    step: int = 0  # optimizer steps in all
-    best: float | None = None  # best value of the chosen metric
-    best_epoch: int = -1
-    evaluations_without_gain: int = 0
-    seconds: float = 0.0  # spent training, over all resumptions
-    # what the order of examples depends on: a run cannot be resumed exactly with others
-    seed: int = 0
-    batch_size: int = 0
-    num_processes: int = 1
-    gradient_accumulation_steps: int = 1
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a saved state. Raises `ValueError` if that run ordered its examples otherwise."""
-        for name in ("seed", "batch_size", "num_processes", "gradient_accumulation_steps"):
-            if state[name] != getattr(self, name):
-                raise ValueError(f"Cannot resume with {name}={getattr(self, name)}: the run had {state[name]}.")
-        for field in fields(self):
-            setattr(self, field.name, state[field.name])
 
 
 class TrainingLoop:
@@ -77,7 +50,7 @@ class TrainingLoop:
         self.arguments = arguments
         self.accelerator = accelerator or build_accelerator(arguments)
         self.folder = RunFolder(arguments.output_dir)
-        self.console = Console(stderr=True)
+        self.journal = Journal(self.folder, self.accelerator)
         self.meter = Meter()
         self.stop_signal: int | None = None
         self.counted_at = self.saved_at = time.monotonic()
@@ -150,10 +123,11 @@ class TrainingLoop:
             for number, handler in handlers.items():
                 if handler is not None:
                     signal.signal(number, handler)
+            self.journal.end()
         duration = timedelta(seconds=round(self.state.seconds))
         value = math.nan if self.state.best is None else self.state.best
         best = f"{self.arguments.metric_for_best} {value:.4g} of epoch {self.state.best_epoch}"
-        self._say(f"done: {self.state.step} steps in {duration}, best {best} in {self.folder.best}")
+        self.journal.say(f"done: {self.state.step} steps in {duration}, best {best} in {self.folder.best}")
         return metrics
 
     def _finished(self) -> bool:
@@ -172,9 +146,10 @@ class TrainingLoop:
         if latest is not None:
             self.accelerator.load_state(str(latest))
             if self.accelerator.is_main_process:
-                self.folder.forget_after(self.state.step)
+                self.folder.forget_after(self.state.step, self.state.evaluations)
                 self.folder.log("resumed", epoch=self.state.epoch, step=self.state.step)
-            self._say(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
+            self.journal.say(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
+        self.journal.start(self.arguments, self.task.settings(), self.state.step)
         self.accelerator.wait_for_everyone()
 
     def _train_epoch(self) -> None:
@@ -188,8 +163,8 @@ class TrainingLoop:
         set_training_mode(self.model, self.task.backbone)
         self.meter.clear()
         self.counted_at = self.saved_at = time.monotonic()
-        on_terminal = accelerator.is_main_process and self.console.is_terminal
-        with steps_progress(enabled=on_terminal, console=self.console) as progress:
+        on_terminal = accelerator.is_main_process and self.journal.console.is_terminal
+        with steps_progress(enabled=on_terminal, console=self.journal.console) as progress:
             bar = progress.add_task(
                 f"epoch {state.epoch + 1}/{arguments.epochs}",
                 total=self.steps_per_epoch,
@@ -270,15 +245,16 @@ class TrainingLoop:
             state.best, state.best_epoch, state.evaluations_without_gain = value, state.epoch, 0
         else:
             state.evaluations_without_gain += 1
-        if accelerator.is_main_process:
-            seconds = time.monotonic() - started
-            self.folder.log("evaluation", epoch=state.epoch, step=state.step, seconds=seconds, **metrics)
-            if gained:
-                description = {"epoch": state.epoch, "step": state.step, "metrics": metrics}
-                replace_folder(self.folder.best, lambda folder: self.task.save(model, folder), description)
+        state.evaluations += 1
+        seconds = time.monotonic() - started
+        self.journal.log("evaluation", epoch=state.epoch, step=state.step, seconds=seconds, **metrics)
+        self.journal.draw(name)
+        if accelerator.is_main_process and gained:
+            description = {"epoch": state.epoch, "step": state.step, "metrics": metrics}
+            replace_folder(self.folder.best, lambda folder: self.task.save(model, folder), description)
         accelerator.wait_for_everyone()
         shown = "  ".join(f"{key} {number:.4g}" for key, number in metrics.items())
-        self._say(f"epoch {state.epoch} evaluation: {shown}{'  (best)' if gained else ''}")
+        self.journal.say(f"epoch {state.epoch} evaluation: {shown}{'  (best)' if gained else ''}")
         return metrics
 
     def _save_last(self) -> None:
@@ -299,7 +275,9 @@ class TrainingLoop:
         if due or stop:
             self._save_last()
         if stop:
-            self._say(f"asked to stop: step {self.state.step} is saved in {self.folder.last}, resume to continue")
+            self.journal.say(
+                f"asked to stop: step {self.state.step} is saved in {self.folder.last}, resume to continue"
+            )
             raise SystemExit(128 + (self.stop_signal or signal.SIGTERM))
 
     def _count_time(self) -> None:
@@ -323,14 +301,12 @@ class TrainingLoop:
         """A line in the log, and one on the console if no progress bar is there."""
         state, meter = self.state, self.meter
         losses, speed, rate = meter.means(), meter.images_per_second, max(self.scheduler.get_last_lr())
-        if self.accelerator.is_main_process:
-            epoch = state.epoch + state.batch / self.batches.batches_per_process
-            self.folder.log(
-                "training", epoch=epoch, step=state.step, learning_rate=rate, images_per_second=speed, **losses
-            )
+        epoch = state.epoch + state.batch / self.batches.batches_per_process
+        values = {"learning_rate": rate, "images_per_second": speed, **losses}
+        self.journal.log("training", epoch=epoch, step=state.step, **values)
         if not quiet:
             left = timedelta(seconds=round(meter.seconds_per_step * (self.total_steps - state.step)))
-            self._say(
+            self.journal.say(
                 f"epoch {state.epoch + 1}/{self.arguments.epochs}  step {state.step}/{self.total_steps}  "
                 f"loss {losses['loss']:.4f}  lr {rate:.2e}  {speed:.1f} images/s  {left} left"
             )
@@ -345,14 +321,19 @@ class TrainingLoop:
             f"Try a lower learning rate, a longer warmup, or mixed_precision=no."
         )
 
-    def _say(self, line: str) -> None:
-        if self.accelerator.is_main_process:
-            self.console.print(line, highlight=False, soft_wrap=True)
-
 
 def build_accelerator(arguments: LoopArguments) -> Accelerator:
-    """The accelerator that the settings ask for."""
+    """
+    The accelerator that the settings ask for.
+
+    Raises:
+        ImportError: A tracker's package is not installed.
+    """
+    require_trackers(arguments.report_to)
+    places = ProjectConfiguration(arguments.output_dir, logging_dir=str(Path(arguments.output_dir, TRACKERS_FOLDER)))
     return Accelerator(
         mixed_precision=arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        log_with=arguments.report_to or None,
+        project_config=places,
     )

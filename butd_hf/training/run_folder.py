@@ -39,6 +39,8 @@ class RunFolder:
     - `arguments.json`: the command and every setting
     - `versions.json`: the software and the machine
     - `metrics.jsonl`: a line per logged step, evaluation and event
+    - `curves.png`: the same as curves, drawn at each evaluation
+    - `trackers/`: what TensorBoard and the like write
     - `best/`: the model that did best, ready for `from_pretrained`
     - `last/`: the state that a resumed run continues from
     - `predictions/`: what the model said at each evaluation
@@ -50,6 +52,7 @@ class RunFolder:
         self.last = self.path / "last"
         self.predictions = self.path / "predictions"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.curves = self.path / "curves.png"
 
     def describe(self, arguments: LoopArguments, task_settings: dict[str, Any]) -> None:
         """Writes down the settings and the versions."""
@@ -65,19 +68,24 @@ class RunFolder:
         with open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drops the lines of steps that a resumed run does again."""
+    def forget_after(self, step: int, evaluations: int) -> None:
+        """Drops the lines of steps and evaluations that a resumed run does again."""
         if not self.metrics_file.is_file():
             return
         kept = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+        for text in self.metrics_file.read_text(encoding="utf-8").splitlines():
             try:
-                if json.loads(line).get("step", 0) <= step:
-                    kept.append(line)
-            except json.JSONDecodeError:  # a line cut short by the interruption
+                line = json.loads(text)
+            except json.JSONDecodeError:  # cut short by the interruption
                 continue
+            if line.get("event") == "evaluation":
+                evaluations -= 1
+                if evaluations < 0:
+                    continue
+            if line.get("step", 0) <= step:
+                kept.append(text)
         rewritten = self.metrics_file.with_suffix(".unfinished")
-        rewritten.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        rewritten.write_text("".join(text + "\n" for text in kept), encoding="utf-8")
         rewritten.replace(self.metrics_file)
 
 
@@ -103,17 +111,21 @@ def versions() -> dict[str, Any]:
 
 def source_commit() -> str | None:
     """The commit that this code was run from, `+changes` if it was changed since; None outside a repository."""
-    folder = Path(__file__).parent
+    here = Path(__file__)
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "."], cwd=folder, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        # an installed package may lie inside somebody else's repository, which does not track it
+        git("ls-files", "--error-unmatch", here.name, cwd=here.parent)
+        commit = git("rev-parse", "HEAD", cwd=here.parent)
+        changes = git("status", "--porcelain", "--untracked-files=no", ":/", cwd=here.parent)
+    except (OSError, subprocess.SubprocessError):
         return None
-    if commit.returncode != 0:
-        return None
-    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+    return commit + ("+changes" if changes else "")
+
+
+def git(*arguments: str, cwd: Path) -> str:
+    """What git says. Raises `CalledProcessError` if it refuses."""
+    ran = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, timeout=10, check=True)
+    return ran.stdout.strip()
 
 
 def plain(value: Any) -> Any:

@@ -130,6 +130,7 @@ def test_loss_falls_and_the_run_explains_itself(tmp_path):
     assert json.loads((tmp_path / "arguments.json").read_text())["loop"]["epochs"] == 6
     assert json.loads((tmp_path / "versions.json").read_text())["torch"] == importlib.metadata.version("torch")
     assert (tmp_path / "best" / "weights.pt").is_file()
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert latest_state(tmp_path / "last").name == "step-000000030"
 
 
@@ -255,6 +256,22 @@ def test_a_run_is_not_overwritten_nor_resumed_with_another_order(tmp_path):
     with pytest.raises(ValueError, match="batch_size=4: the run had 5"):
         run(LineTask(), tmp_path, epochs=2, batch_size=4, resume=True)
     assert run(LineTask(), tmp_path, epochs=2, resume=True).state.epoch == 2  # more of the same is welcome
+
+
+def test_tensorboard_sees_each_step_once_over_a_resumption(tmp_path):
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = {"report_to": ["tensorboard"], "checkpoint_steps": 3}
+    with pytest.raises(Interruption):
+        run(LineTask(interrupt_at=10), tmp_path, **settings)
+    run(LineTask(), tmp_path, resume=True, **settings)
+    events = loading.EventAccumulator(str(tmp_path / "trackers" / "butd_hf"))
+    events.Reload()
+    lines = read_metrics(tmp_path)
+    for event, name in (("training", "loss"), ("training", "learning_rate"), ("evaluation", "score")):
+        logged = [(line["step"], line[name]) for line in lines if line["event"] == event]
+        seen = [(scalar.step, scalar.value) for scalar in events.Scalars(f"{event}/{name}")]
+        assert [step for step, _ in seen] == [step for step, _ in logged]
+        assert [value for _, value in seen] == pytest.approx([value for _, value in logged], rel=1e-5)
 
 
 def test_max_steps_ends_within_an_epoch(tmp_path):
