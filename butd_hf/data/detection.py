@@ -116,6 +116,24 @@ def label_names(table: Dataset) -> list[str]:
     return table.features["objects"].feature["label"].names
 
 
+def coco_annotations(row: dict[str, Any]) -> dict[str, Any]:
+    """
+    A row of what `load_detections` returns, as `ButdImageProcessor` takes its `annotations`.
+
+    Returns:
+        `image_id` and `annotations`, each with `bbox` (`x, y, width, height` in pixels), `category_id` (the label),
+        `iscrowd` and `segmentation` (compressed run lengths, or None).
+    """
+    size = [row["height"], row["width"]]
+    annotations = []
+    for each in row["objects"]:
+        x0, y0, x1, y1 = each["box"]
+        mask = None if each["mask"] is None else {"size": size, "counts": each["mask"]}
+        entry = {"bbox": [x0, y0, x1 - x0, y1 - y0], "category_id": each["label"], "iscrowd": int(each["iscrowd"])}
+        annotations.append({**entry, "segmentation": mask})
+    return {"image_id": row["image_id"], "annotations": annotations}
+
+
 def annotation_files(path: Path) -> list[Path]:
     """The annotation files at `path`, which is one or a folder with some."""
     if path.is_file():
