@@ -19,6 +19,7 @@ from typing import Any
 import butd_hf
 from butd_hf.cards import write_card
 from butd_hf.checkpoints import checkpoint_folder
+from butd_hf.checkpoints.calibrated_scores import calibrate_scores
 from butd_hf.checkpoints.half_precision import store_half_precision
 
 
@@ -107,7 +108,9 @@ EMBEDDED = {
 }
 
 
-def embed(best: Path, folder: Path, task: Embedded, num_beams: int | None = None) -> None:
+def embed(
+    best: Path, folder: Path, task: Embedded, num_beams: int | None = None, predictions: Path | None = None
+) -> None:
     """Writes the checkpoint with today's code and in half precision beside its place, then puts it there."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -117,6 +120,10 @@ def embed(best: Path, folder: Path, task: Embedded, num_beams: int | None = None
     model: Any = getattr(butd_hf, task.model).from_pretrained(best, config=config)
     if num_beams is not None:
         model.generation_config.num_beams = num_beams
+    if predictions is not None:
+        with open(predictions, encoding="utf-8") as lines:
+            scale, shift = calibrate_scores(model, map(json.loads, lines))
+        print(f"class logits times {scale:.3f}, plus {shift:.3f}")
     model.save_pretrained(unfinished)
     getattr(butd_hf, task.processor).from_pretrained(best).save_pretrained(unfinished)
     store_half_precision(unfinished)
@@ -130,12 +137,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="Run folders, in their order.")
     parser.add_argument("--evaluation", type=Path, required=True, help="Output of butd-hf evaluate ... --json.")
     parser.add_argument("--num_beams", type=int, help="Beams of its search; as it was trained with by default.")
+    parser.add_argument("--predictions", type=Path, help="Of the run, to calibrate a detector's scores by.")
     parser.add_argument("--notes", type=Path, help="Markdown that goes before the card's limits, e.g. a comparison.")
     parser.add_argument("--cards", type=Path, default=Path("hub_cards"), help="Folder for the filled card.")
     arguments = parser.parse_args()
 
     task, folder = EMBEDDED[arguments.task], checkpoint_folder(arguments.task)
-    embed(arguments.runs[-1] / "best", folder, task, arguments.num_beams)
+    embed(arguments.runs[-1] / "best", folder, task, arguments.num_beams, arguments.predictions)
     write_card(
         folder,
         name=f"butd-{arguments.task}",

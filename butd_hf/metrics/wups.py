@@ -41,8 +41,8 @@ def wup_similarity(one: str, other: str) -> float:
     """
     Wu-Palmer similarity of two answers in [0, 1]: of their nearest meanings as nouns, 0 for words not in WordNet.
 
-    Words of an answer may be separated by spaces or underscores. WordNet 3.0 gives the examples of the kind that the paper gives: 0.94 for
-    curtain and blinds as for carton and box, 0.82 for stove and fire extinguisher.
+    Words of an answer may be separated by spaces or underscores. WordNet 3.0 gives 0.94 for curtain and blinds as for
+    carton and box, and 0.82 for stove and fire extinguisher.
     """
     if one == other:
         return 1.0
