@@ -23,7 +23,7 @@ import transformers
 # file beside this one -> the name that it gets among transformers' tests, and how many tests must run at least
 SUITES = {
     "common_suite_butd.py": ("test_modeling_butd.py", 95),
-    "common_suite_detection_butd.py": ("test_modeling_detection_butd.py", 95),
+    "common_suite_detection_butd.py": ("test_modeling_detection_butd.py", 90),
     "common_suite_scene_graph.py": ("test_modeling_scene_graph_butd.py", 80),
     "common_suite_question_answering.py": ("test_modeling_question_answering.py", 80),
 }

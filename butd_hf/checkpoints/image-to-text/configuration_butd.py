@@ -356,6 +356,19 @@ class ButdConfig(PreTrainedConfig):
         "bottom_up_config": ButdBottomUpConfig,
         "top_down_config": ButdTopDownConfig,
     }
+    # what `Trainer` leaves out of predictions: everything but losses and what heads say
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "auxiliary_outputs",
+        "cache",
+        "cross_attentions",
+        "decoder_attentions",
+        "decoder_hidden_states",
+        "encoder_last_hidden_state",
+        "hidden_states",
+        "last_hidden_state",
+        "region_attentions",
+        "regions",
+    ]
 
     bottom_up_config: dict | PreTrainedConfig | None = None
     top_down_config: dict | PreTrainedConfig | None = None
