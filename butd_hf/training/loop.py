@@ -125,9 +125,12 @@ class TrainingLoop:
                     signal.signal(number, handler)
             self.journal.end()
         duration = timedelta(seconds=round(self.state.seconds))
-        value = math.nan if self.state.best is None else self.state.best
-        best = f"{self.arguments.metric_for_best} {value:.4g} of epoch {self.state.best_epoch}"
-        self.journal.say(f"done: {self.state.step} steps in {duration}, best {best} in {self.folder.best}")
+        name, state = self.arguments.metric_for_best, self.state
+        if state.best is None:
+            best = f"but no evaluation gave a finite {name}: there is no {self.folder.best}"
+        else:
+            best = f"best {name} {state.best:.4g} of epoch {state.best_epoch} in {self.folder.best}"
+        self.journal.say(f"done: {state.step} steps in {duration}, {best}")
         return metrics
 
     def _finished(self) -> bool:

@@ -5,10 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
 from butd_hf.modeling.processing_butd import ButdProcessor
@@ -27,25 +25,9 @@ SHORT = [
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Six pictures of one colour each, four to learn from."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "images").mkdir()
-    lines = []
-    for index, colour in enumerate(("red", "green", "blue", "red", "green", "blue")):
-        pixels = np.random.default_rng(index).integers(0, 60, (48, 64, 3), dtype=np.uint8)
-        pixels[..., index % 3] += 150
-        Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
-        captions = [f"a {colour} picture", f"something {colour} on the left", f"all {colour}"]
-        lines.append({"image": f"{index}.png", "split": "train" if index < 4 else "dev", "captions": captions})
-    (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def first_run(data, tmp_path_factory):
+def first_run(caption_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
-    command = [sys.executable, str(EXAMPLE), "--data", str(data), "--output_dir", str(folder), *TINY, *SHORT]
+    command = [sys.executable, str(EXAMPLE), "--data", str(caption_data), "--output_dir", str(folder), *TINY, *SHORT]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, check=True, timeout=300, env=environment, cwd=folder.parent)
     return folder
@@ -62,7 +44,7 @@ def events(folder, kind):
     return [line for line in lines if line["event"] == kind]
 
 
-def test_a_run_leaves_a_model_that_captions(first_run, data):
+def test_a_run_leaves_a_model_that_captions(first_run, caption_data):
     assert len(events(first_run, "training")) == 2
     assert {"cider", "bleu_4", "rouge_l", "loss"} <= set(events(first_run, "evaluation")[0])
     lines = (first_run / "predictions" / "epoch-001.jsonl").read_text().splitlines()
@@ -72,22 +54,23 @@ def test_a_run_leaves_a_model_that_captions(first_run, data):
 
     model = ButdForConditionalGeneration.from_pretrained(first_run / "best").eval()
     processor = ButdProcessor.from_pretrained(first_run / "best")
-    inputs = processor(images=[data / "images" / "4.png"], return_tensors="pt")
+    inputs = processor(images=[caption_data / "images" / "4.png"], return_tensors="pt")
     assert inputs["pixel_values"].shape[-2:] == (64, 64)
     with torch.no_grad():
         caption = processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0].strip()
     assert caption == predictions[0]["prediction"]  # inference sees what the evaluation saw
 
 
-def test_resuming_goes_on_where_the_run_ended(first_run, data, monkeypatch):
-    run_here(monkeypatch, "--data", data, "--output_dir", first_run, *TINY, *SHORT, "--epochs", 2, "--resume")
+def test_resuming_goes_on_where_the_run_ended(first_run, caption_data, monkeypatch):
+    run_here(monkeypatch, "--data", caption_data, "--output_dir", first_run, *TINY, *SHORT, "--epochs", 2, "--resume")
     assert [line["epoch"] for line in events(first_run, "evaluation")] == [1, 2]
     assert [line["step"] for line in events(first_run, "training")] == [1, 2, 3, 4]
 
 
-def test_a_frozen_backbone_with_stored_regions(first_run, data, tmp_path, monkeypatch):
+def test_a_frozen_backbone_with_stored_regions(first_run, caption_data, tmp_path, monkeypatch):
     """Starts from another run, so that evaluations agree: stored regions are those of the pictures."""
-    options = ["--data", data, *SHORT, "--init_from", first_run / "best", "--learning_rate", "0", "--freeze", "all"]
+    options = ["--data", caption_data, *SHORT, "--init_from", first_run / "best"]
+    options += ["--learning_rate", "0", "--freeze", "all"]
     run_here(monkeypatch, *options, "--output_dir", tmp_path / "pictures")
     cached = [*options, "--cache", tmp_path / "cache", "--cache_dtype", "float32", "--augment", "flip", "crop"]
     run_here(monkeypatch, *cached, "--output_dir", tmp_path / "stored")
@@ -100,9 +83,9 @@ def test_a_frozen_backbone_with_stored_regions(first_run, data, tmp_path, monkey
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_stored_stages_of_a_backbone_that_learns(first_run, data, tmp_path, monkeypatch):
+def test_stored_stages_of_a_backbone_that_learns(first_run, caption_data, tmp_path, monkeypatch):
     """Its last stages learn from what the first ones computed once; without learning, it is what it was."""
-    options = ["--data", data, *SHORT, "--init_from", first_run / "best", "--freeze", 2, "--freeze_depthwise"]
+    options = ["--data", caption_data, *SHORT, "--init_from", first_run / "best", "--freeze", 2, "--freeze_depthwise"]
     cached = [*options, "--cache", tmp_path / "cache", "--cache_dtype", "float32", "--augment", "flip", "crop"]
     run_here(monkeypatch, *options, "--output_dir", tmp_path / "pictures", "--learning_rate", "0")
     run_here(monkeypatch, *cached, "--output_dir", tmp_path / "stored", "--learning_rate", "0")
@@ -119,21 +102,21 @@ def test_stored_stages_of_a_backbone_that_learns(first_run, data, tmp_path, monk
 
 
 @pytest.mark.parametrize("decoder", ["lstm", "gru"])
-def test_every_decoder_is_trained_alike(data, tmp_path, monkeypatch, decoder):
-    options = ["--data", data, "--output_dir", tmp_path / "run", *TINY, *SHORT, "--decoder", decoder]
+def test_every_decoder_is_trained_alike(caption_data, tmp_path, monkeypatch, decoder):
+    options = ["--data", caption_data, "--output_dir", tmp_path / "run", *TINY, *SHORT, "--decoder", decoder]
     run_here(monkeypatch, *options, "--attention_size", 8, "--freeze", "all", "--cache", tmp_path / "cache")
     assert len(events(tmp_path / "run", "training")) == 2
     model = ButdForConditionalGeneration.from_pretrained(tmp_path / "run" / "best")
     assert model.config.top_down_config.decoder == decoder
     run_here(
-        monkeypatch, "--data", data, "--output_dir", tmp_path / "critical", *SHORT, "--self_critical",
+        monkeypatch, "--data", caption_data, "--output_dir", tmp_path / "critical", *SHORT, "--self_critical",
         "--init_from", tmp_path / "run" / "best", "--num_samples", 2,
     )  # fmt: skip
     assert "cider" in events(tmp_path / "critical", "evaluation")[0]
 
 
-def test_impossible_options_are_refused(data, tmp_path, monkeypatch):
-    options = ["--data", data, "--output_dir", tmp_path / "run", *TINY, *SHORT]
+def test_impossible_options_are_refused(caption_data, tmp_path, monkeypatch):
+    options = ["--data", caption_data, "--output_dir", tmp_path / "run", *TINY, *SHORT]
     with pytest.raises(ValueError, match="--cache needs frozen stages"):
         run_here(monkeypatch, *options, "--cache", tmp_path / "cache")
     with pytest.raises(ValueError, match="--freeze must be"):

@@ -214,6 +214,12 @@ def test_the_best_is_kept(tmp_path):
     assert not torch.equal(saved["head.1.weight"], task.model.head[1].weight)
 
 
+def test_a_run_without_a_best_says_so(tmp_path, capsys):
+    run(LineTask(metrics=[float("nan")]), tmp_path, epochs=1, metric_for_best="score")
+    assert not (tmp_path / "best").exists()
+    assert "no evaluation gave a finite score" in capsys.readouterr().err
+
+
 def test_the_average_is_what_is_saved(tmp_path):
     loop = run(LineTask(), tmp_path, epochs=1, ema_decay=0.99)
     assert_same(torch.load(tmp_path / "best" / "weights.pt"), loop.average.module.state_dict())
