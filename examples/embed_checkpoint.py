@@ -50,6 +50,12 @@ research; the bottom-up half began with photographs of Flickr users. Take the we
 """
 
 
+CALIBRATED = (
+    "Scores were scaled so that they are the shares of right answers on the validation images, over all classes "
+    "together: a class may do better or worse than its scores say."
+)
+
+
 @dataclass(frozen=True)
 class Embedded:
     """What is said of the embedded checkpoint of a task, and how it is loaded."""
@@ -144,6 +150,7 @@ def main() -> None:
 
     task, folder = EMBEDDED[arguments.task], checkpoint_folder(arguments.task)
     embed(arguments.runs[-1] / "best", folder, task, arguments.num_beams, arguments.predictions)
+    limits = task.limits if arguments.predictions is None else (*task.limits, CALIBRATED)
     write_card(
         folder,
         name=f"butd-{arguments.task}",
@@ -154,7 +161,7 @@ def main() -> None:
         runs=arguments.runs,
         evaluation=json.loads(arguments.evaluation.read_text(encoding="utf-8")),
         notes=arguments.notes.read_text(encoding="utf-8") if arguments.notes else "",
-        limits=task.limits,
+        limits=limits,
         file=arguments.cards / f"{arguments.task}.md",
     )
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
