@@ -20,6 +20,8 @@ def test_python_blocks_run(code, tmp_path, monkeypatch):
     if "outputs" in names:
         attention = names["outputs"].region_attentions
         assert attention.shape[-1] == names["outputs"].regions.boxes.shape[1]
+    elif "segmenter" in names:
+        assert names["detector"]("photo.jpg")[0]["label"] == names["segmenter"]("photo.jpg")[0]["label"] == "cat"
     else:
         assert names["captioner"]("photo.jpg")[0]["generated_text"]
 
