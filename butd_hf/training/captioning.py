@@ -181,6 +181,9 @@ class CaptioningTask(Task):
         )
         return {**self.collate_images(examples), **captions}
 
+    def loss_weight(self, batch: dict[str, torch.Tensor]) -> int:
+        return int((batch["labels"] != -100).sum())
+
     def collate_images(self, examples: list[CaptionExample]) -> dict[str, torch.Tensor]:
         """What the model sees of a batch of examples."""
         if examples[0].regions is not None:

@@ -208,12 +208,13 @@ class TrainingLoop:
         accelerator = self.accelerator
         with accelerator.autocast():
             parts = self.task.loss(self.model, batch)
-        values = torch.stack([part.detach().float() for part in parts.values()])
+        share = self._share(batch)
+        values = share * torch.stack([part.detach().float() for part in parts.values()])
         values = accelerator.reduce(values, reduction="mean")  # every process sees, and raises, the same
         losses = dict(zip(parts, values.tolist(), strict=True))
         if not math.isfinite(losses["loss"]):
             self._raise_non_finite(f"The loss is {losses['loss']}", losses)
-        accelerator.backward(parts["loss"])
+        accelerator.backward(share * parts["loss"])
         if accelerator.sync_gradients:
             limit = self.arguments.max_grad_norm or math.inf
             norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
@@ -228,6 +229,14 @@ class TrainingLoop:
                 self.average.update_parameters(accelerator.unwrap_model(self.model))
         self.optimizer.zero_grad()
         return losses
+
+    def _share(self, batch: dict[str, torch.Tensor]) -> float:
+        """By how much the batch counts for more than the mean of those that other processes have in this step."""
+        if self.accelerator.num_processes == 1:
+            return 1.0
+        weight = self.task.loss_weight(batch)
+        total = self.accelerator.reduce(torch.tensor(float(weight), device=self.accelerator.device), reduction="sum")
+        return weight * self.accelerator.num_processes / max(total.item(), 1.0)
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluates the averaged weights, or else the current ones, and keeps the model if it is the best so far."""

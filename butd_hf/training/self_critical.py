@@ -51,6 +51,9 @@ class SelfCriticalTask(CaptioningTask):
         indices = torch.tensor([example.index for example in examples])
         return {**self.collate_images(examples), "indices": indices}
 
+    def loss_weight(self, batch: dict[str, torch.Tensor]) -> int:
+        return 1  # how many words there are to be is known only when captions are sampled
+
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         images = {name: value for name, value in batch.items() if name != "indices"}
         bare = getattr(model, "module", model)  # without the wrapper of distributed training
