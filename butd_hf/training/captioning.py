@@ -150,6 +150,9 @@ class CaptioningTask(Task):
         stored_stages: bool = False,
         settings: dict[str, Any] | None = None,
     ):
+        known, words = model.config.top_down_config.vocab_size, len(processor.tokenizer)
+        if words > known:
+            raise ValueError(f"processor has {words} tokens, the model {known}: take the processor saved with it.")
         self.model = model
         self.processor = processor
         self.train_dataset = train_dataset

@@ -17,6 +17,7 @@ from ..progress import steps_progress
 from .arguments import LoopArguments
 from .batches import EpochBatches
 from .checkpoints import latest_state, recover_folder, replace_folder, save_state
+from .failures import advice
 from .journal import Journal
 from .loop_state import LoopState
 from .meter import Meter
@@ -119,6 +120,10 @@ class TrainingLoop:
                 if self.state.epoch % self.arguments.evaluate_every == 0 or self._finished():
                     metrics = self._evaluate()
                 self._save_last()
+        except Exception as error:
+            if not isinstance(error, NonFiniteLossError):  # which says what to do
+                self.journal.warn(f"{error}\n{advice(error, self.folder.path, latest_state(self.folder.last))}")
+            raise
         finally:
             for number, handler in handlers.items():
                 if handler is not None:

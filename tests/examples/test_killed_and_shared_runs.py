@@ -120,6 +120,13 @@ def test_a_killed_run_resumes_to_the_same_weights(runs, options, processes):
     assert evaluations[0] == evaluations[1] and len(evaluations[0]) == 3
 
 
+def test_who_is_left_says_what_to_do(runs):
+    _, said = runs
+    words = " ".join(said[2].split())
+    assert "Another process of this run has died" in words
+    assert "step-000000003: the same command with --resume goes on from there" in words
+
+
 def test_two_processes_learn_what_one_learns(runs):
     folder, _ = runs
     alone, shared = ([line["loss"] for line in lines_of(folder / name, "training")] for name in ("alone", "shared"))
