@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from torch.utils.data import DataLoader
 
 from ..progress import steps_progress
@@ -345,12 +345,25 @@ def build_accelerator(arguments: LoopArguments) -> Accelerator:
 
     Raises:
         ImportError: A tracker's package is not installed.
+        ValueError: The launcher wants weights or optimizer states shared out over processes.
     """
     require_trackers(arguments.report_to)
     places = ProjectConfiguration(arguments.output_dir, logging_dir=str(Path(arguments.output_dir, TRACKERS_FOLDER)))
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
         log_with=arguments.report_to or None,
         project_config=places,
     )
+    require_whole_models(accelerator.distributed_type)
+    return accelerator
+
+
+def require_whole_models(kind: DistributedType) -> None:
+    """Raises `ValueError` if processes are to hold parts: what they evaluate, average and save are whole models."""
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"TrainingLoop needs a whole model in every process, accelerate was configured for {kind.value}: take "
+            f"examples/accelerate_configs/eight_gpus_ddp.yaml, or train with transformers' Trainer as "
+            f"examples/trainer_*.py do."
+        )

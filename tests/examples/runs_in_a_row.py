@@ -35,8 +35,14 @@ def kill_at(save: int) -> None:
     checkpoints.finish = finish_or_die
 
 
-for save, *options in json.loads(sys.argv[1]):
-    if save is not None:
-        kill_at(save)
-    sys.argv = [str(EXAMPLE), *options]
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
+def train(runs: list[list]) -> None:
+    """Trains as the module says."""
+    for save, *options in runs:
+        if save is not None:
+            kill_at(save)
+        sys.argv = [str(EXAMPLE), *options]
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+
+if __name__ == "__main__":
+    train(json.loads(sys.argv[1]))

@@ -1,21 +1,25 @@
 """Captioners trained by one and by two processes, some of them killed: what is left, and what comes of it."""
 
 import json
+import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from butd_hf.training.checkpoints import latest_state
 
 
 ROWS = Path(__file__).with_name("runs_in_a_row.py")
-EXAMPLE = Path(__file__).parents[2] / "examples" / "train_captioning.py"
+TRAIN = runpy.run_path(str(ROWS))["train"]
 MODEL = [
     *("--backbone", "test_efficientnet", "--image_size", "64", "--num_regions", "8", "--min_frequency", "1"),
     *("--hidden_size", "16", "--num_layers", "1", "--num_heads", "2", "--intermediate_size", "32"),
@@ -29,7 +33,6 @@ EVENTFUL = ["--augment", "flip", "crop", "--ema_decay", "0.9", "--early_stopping
 EVENTFUL += ["--checkpoint_steps", "1", "--dropout", "0.1", "--region_dropout", "0.2"]
 CALM = ["--augment", "none", "--dropout", "0", "--attention_dropout", "0", "--region_dropout", "0", "--epochs", "2"]
 KILLED_AT = {1: 7, 2: 5}  # by processes: the save after the first step of the second epoch
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -49,37 +52,63 @@ def options(caption_data, tmp_path_factory):
 def train_here(options, folder, *own):
     """A run of one process: this one."""
     before = sys.argv
-    sys.argv = [str(EXAMPLE), *options, "--output_dir", str(folder), *own]
     try:
-        runpy.run_path(str(EXAMPLE), run_name="__main__")
+        TRAIN([[None, *options, "--output_dir", str(folder), *own]])
     finally:
         sys.argv = before
 
 
-def train_elsewhere(runs, processes):
-    """Runs of new processes, one after another; returns how that ended, and what was said."""
-    command = [sys.executable, str(ROWS), json.dumps(runs)]
-    if processes > 1:  # --cpu would start one process: accelerate leaves several of them to MPI
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        command = [*launch, "--num_machines", "1", "--mixed_precision", "no", "--main_process_port", "0", *command[1:]]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+def train_forked(runs, processes):
+    """Runs of copies of this process, which have imported everything already; returns their exit codes."""
+    context = multiprocessing.get_context("fork")
+    store = f"file://{tempfile.mkdtemp()}/store"
+    copies = [context.Process(target=be_one_of, args=(rank, processes, store, runs)) for rank in range(processes)]
+    for copy in copies:
+        copy.start()
+    for copy in copies:
+        copy.join(300)
+    return [copy.exitcode for copy in copies]
+
+
+def be_one_of(rank, processes, store, runs):
+    """What a copy does."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if processes > 1:
+        os.environ.update(ACCELERATE_USE_CPU="true", LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(processes))
+        os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="0")  # accelerate asks, though they have met already
+        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
+    TRAIN(runs)
+
+
+def train_launched(runs, processes):
+    """Runs of new processes, as `accelerate launch` makes them; returns how that ended, and what was said."""
+    # --cpu would start one process: accelerate leaves several of them to MPI
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--main_process_port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [*launch, str(ROWS), json.dumps(runs)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     return ran.returncode, ran.stderr
 
 
 @pytest.fixture(scope="module")
 def runs(options, tmp_path_factory):
-    """A folder of runs: `whole` and `killed` with one and with two processes, `shared` by two and `alone`."""
+    """A folder of runs, `whole` and `killed` with one and with two processes, `shared` by two and `alone`; what died
+    said."""
     folder = tmp_path_factory.mktemp("runs")
-    said = {}
-    for processes in (1, 2):
-        common = [*options, *EVENTFUL, "--batch_size", "1", "--output_dir"]
-        rows = [[KILLED_AT[processes], *common, str(folder / f"killed{processes}")]]
-        if processes == 2:
-            rows.insert(0, [None, *common, str(folder / "whole2")])
-            rows.insert(0, [None, *options, *CALM, "--batch_size", "1", "--output_dir", str(folder / "shared")])
-        code, said[processes] = train_elsewhere(rows, processes)
-        assert code != 0, said[processes]
-    train_here([*options, *EVENTFUL, "--batch_size", "1"], folder / "whole1")
+    common = [*options, *EVENTFUL, "--batch_size", "1"]
+    calm = [*options, *CALM, "--output_dir"]
+    code, said = train_launched(
+        [
+            [None, *calm, str(folder / "shared"), "--batch_size", "1"],
+            [None, *common, "--output_dir", str(folder / "whole2")],
+            [KILLED_AT[2], *common, "--output_dir", str(folder / "killed2")],
+        ],
+        processes=2,
+    )
+    assert code != 0, said
+    assert train_forked([[KILLED_AT[1], *common, "--output_dir", str(folder / "killed1")]], 1) == [-signal.SIGKILL]
+    train_here(common, folder / "whole1")
     train_here([*options, *CALM, "--batch_size", "2"], folder / "alone")
     return folder, said
 
@@ -99,11 +128,7 @@ def test_a_killed_run_resumes_to_the_same_weights(runs, options, processes):
     assert latest_state(killed / "last").name == unfinished[0]
 
     again = [*options, *EVENTFUL, "--batch_size", "1", "--output_dir", str(killed), "--resume"]
-    if processes == 1:
-        train_here(again, killed)
-    else:
-        code, said = train_elsewhere([[None, *again]], processes)
-        assert code == 0, said
+    assert train_forked([[None, *again]], processes) == [0] * processes
     states = [latest_state(each / "last") for each in (killed, whole)]
     assert states[0].name == states[1].name == f"step-{12 // processes:09d}"
     models, averages = (
@@ -122,7 +147,7 @@ def test_a_killed_run_resumes_to_the_same_weights(runs, options, processes):
 
 def test_who_is_left_says_what_to_do(runs):
     _, said = runs
-    words = " ".join(said[2].split())
+    words = " ".join(said.split())
     assert "Another process of this run has died" in words
     assert "step-000000003: the same command with --resume goes on from there" in words
 
