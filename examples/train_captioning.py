@@ -15,6 +15,7 @@ the one with the highest CIDEr on the evaluation split. On a CPU, `--num_threads
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -95,6 +96,9 @@ class CaptioningArguments:
 
     self_critical: bool = field(default=False, metadata={"help": "Reward whole captions by CIDEr-D; --init_from."})
     num_samples: int = field(default=5, metadata={"help": "Captions sampled per image, with --self_critical."})
+    baseline: Literal["mean", "greedy", "beam"] = field(
+        default="mean", metadata={"help": "What a sample must beat: the others' mean, greedy or beam search."}
+    )
     temperature: float = field(
         default=1.0, metadata={"help": "Of that sampling; lower after training with label smoothing, e.g. 0.6."}
     )
@@ -307,6 +311,7 @@ def main() -> None:
             SelfCriticalTask,
             {
                 "num_samples": arguments.num_samples,
+                "baseline": arguments.baseline,
                 "temperature": arguments.temperature,
             },
         )

@@ -45,10 +45,8 @@ def main() -> dict[str, float]:
         found = []
         for (_, logits, boxes, masks), labels in zip(evaluated.predictions, evaluated.label_ids, strict=True):
             outputs = SimpleNamespace(logits=tensor(logits), pred_boxes=tensor(boxes), pred_masks=tensor(masks))
-            sizes = [tuple(each["orig_size"].tolist()) for each in labels]
-            found += [
-                each.as_prediction() for each in read_objects(outputs, processor, sizes, threshold=0.001, masks=True)
-            ]
+            seen = read_objects(outputs, processor, [row["orig_size"] for row in labels], threshold=0.001, masks=True)
+            found += [each.as_prediction() for each in seen]
         return average_precision(found, [reference_of(row) for row in val], names=names, masks=True)
 
     data = {"train_dataset": train, "eval_dataset": val, "data_collator": collate}

@@ -150,6 +150,9 @@ class CaptioningTask(Task):
         stored_stages: bool = False,
         settings: dict[str, Any] | None = None,
     ):
+        known, words = model.config.top_down_config.vocab_size, len(processor.tokenizer)
+        if words > known:
+            raise ValueError(f"processor has {words} tokens, the model {known}: take the processor saved with it.")
         self.model = model
         self.processor = processor
         self.train_dataset = train_dataset
@@ -180,6 +183,9 @@ class CaptioningTask(Task):
             [example.captions for example in examples], max_length=self.max_length
         )
         return {**self.collate_images(examples), **captions}
+
+    def loss_weight(self, batch: dict[str, torch.Tensor]) -> int:
+        return int((batch["labels"] != -100).sum())
 
     def collate_images(self, examples: list[CaptionExample]) -> dict[str, torch.Tensor]:
         """What the model sees of a batch of examples."""

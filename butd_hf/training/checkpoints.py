@@ -26,8 +26,12 @@ def save_state(accelerator: Accelerator, folder: Path, step: int) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    # PyTorch's format: safetensors would drop one of two tied tensors, with a warning each time
-    accelerator.save_state(str(unfinished), safe_serialization=False)
+    try:
+        # PyTorch's format: safetensors would drop one of two tied tensors, with a warning each time
+        accelerator.save_state(str(unfinished), safe_serialization=False)
+    except Exception:
+        shutil.rmtree(unfinished, ignore_errors=True)  # if the disk is full, half a state is in the way
+        raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         finish(unfinished, {"step": step, "num_processes": accelerator.num_processes})
@@ -71,8 +75,12 @@ def replace_folder(target: Path, write: Callable[[Path], None], description: dic
     previous = target.with_name(f"{target.name}.previous")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    write(unfinished)
-    finish(unfinished, description)
+    try:
+        write(unfinished)
+        finish(unfinished, description)
+    except Exception:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     shutil.rmtree(previous, ignore_errors=True)
     if target.exists():
         target.rename(previous)

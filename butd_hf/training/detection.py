@@ -114,7 +114,13 @@ class DetectionTask(Task):
         settings: dict[str, Any] | None = None,
     ):
         if train_dataset.names != eval_dataset.names:
-            raise ValueError("train_dataset and eval_dataset differ in their classes.")
+            odd = sorted(set(train_dataset.names) ^ set(eval_dataset.names))
+            raise ValueError(f"train_dataset and eval_dataset differ in their classes: {odd or 'in their order'}.")
+        if model.config.num_labels < len(train_dataset.names):
+            raise ValueError(
+                f"model has {model.config.num_labels} classes, the data {len(train_dataset.names)}: give the model's "
+                f"config the id2label of the data."
+            )
         if masks and not train_dataset.masks:
             raise ValueError("masks=True needs a train_dataset with masks=True.")
         self.model = model

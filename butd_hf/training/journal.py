@@ -47,6 +47,10 @@ class Journal:
         if self.accelerator.is_main_process:
             self.console.print(line, highlight=False, soft_wrap=True)
 
+    def warn(self, line: str) -> None:
+        """A line on the console of this process, whichever it is: the main one may be the one that died."""
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
     def end(self) -> None:
         """Closes the trackers."""
         if self.accelerator.log_with:

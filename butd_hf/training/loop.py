@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from torch.utils.data import DataLoader
 
 from ..progress import steps_progress
 from .arguments import LoopArguments
 from .batches import EpochBatches
 from .checkpoints import latest_state, recover_folder, replace_folder, save_state
+from .failures import advice
 from .journal import Journal
 from .loop_state import LoopState
 from .meter import Meter
@@ -119,6 +120,10 @@ class TrainingLoop:
                 if self.state.epoch % self.arguments.evaluate_every == 0 or self._finished():
                     metrics = self._evaluate()
                 self._save_last()
+        except Exception as error:
+            if not isinstance(error, NonFiniteLossError):  # which says what to do
+                self.journal.warn(f"{error}\n{advice(error, self.folder.path, latest_state(self.folder.last))}")
+            raise
         finally:
             for number, handler in handlers.items():
                 if handler is not None:
@@ -208,12 +213,13 @@ class TrainingLoop:
         accelerator = self.accelerator
         with accelerator.autocast():
             parts = self.task.loss(self.model, batch)
-        values = torch.stack([part.detach().float() for part in parts.values()])
+        share = self._share(batch)
+        values = share * torch.stack([part.detach().float() for part in parts.values()])
         values = accelerator.reduce(values, reduction="mean")  # every process sees, and raises, the same
         losses = dict(zip(parts, values.tolist(), strict=True))
         if not math.isfinite(losses["loss"]):
             self._raise_non_finite(f"The loss is {losses['loss']}", losses)
-        accelerator.backward(parts["loss"])
+        accelerator.backward(share * parts["loss"])
         if accelerator.sync_gradients:
             limit = self.arguments.max_grad_norm or math.inf
             norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
@@ -228,6 +234,14 @@ class TrainingLoop:
                 self.average.update_parameters(accelerator.unwrap_model(self.model))
         self.optimizer.zero_grad()
         return losses
+
+    def _share(self, batch: dict[str, torch.Tensor]) -> float:
+        """By how much the batch counts for more than the mean of those that other processes have in this step."""
+        if self.accelerator.num_processes == 1:
+            return 1.0
+        weight = self.task.loss_weight(batch)
+        total = self.accelerator.reduce(torch.tensor(float(weight), device=self.accelerator.device), reduction="sum")
+        return weight * self.accelerator.num_processes / max(total.item(), 1.0)
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluates the averaged weights, or else the current ones, and keeps the model if it is the best so far."""
@@ -331,12 +345,25 @@ def build_accelerator(arguments: LoopArguments) -> Accelerator:
 
     Raises:
         ImportError: A tracker's package is not installed.
+        ValueError: The launcher wants weights or optimizer states shared out over processes.
     """
     require_trackers(arguments.report_to)
     places = ProjectConfiguration(arguments.output_dir, logging_dir=str(Path(arguments.output_dir, TRACKERS_FOLDER)))
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
         log_with=arguments.report_to or None,
         project_config=places,
     )
+    require_whole_models(accelerator.distributed_type)
+    return accelerator
+
+
+def require_whole_models(kind: DistributedType) -> None:
+    """Raises `ValueError` if processes are to hold parts: what they evaluate, average and save are whole models."""
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"TrainingLoop needs a whole model in every process, accelerate was configured for {kind.value}: take "
+            f"examples/accelerate_configs/eight_gpus_ddp.yaml, or train with transformers' Trainer as "
+            f"examples/trainer_*.py do."
+        )

@@ -191,6 +191,9 @@ class QuestionAnsweringTask(Task):
         questions = self.collate_questions([question for example in examples for question in example.questions])
         return {**self.collate_images(examples), **questions, "labels": self.targets(examples)}
 
+    def loss_weight(self, batch: dict[str, torch.Tensor]) -> int:
+        return int((batch["labels"] != -100).sum()) if self.loss_kind == "ce" else len(batch["labels"])
+
     def collate_questions(self, questions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Tokens of the questions, as the processor makes them at inference, the longest cut."""
         options = {"truncation": True, "max_length": self.max_length}

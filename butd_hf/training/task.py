@@ -41,6 +41,14 @@ class Task(ABC):
         outputs = model(**batch)
         return {"loss": outputs.loss, **(getattr(outputs, "loss_dict", None) or {})}
 
+    def loss_weight(self, batch: dict[str, torch.Tensor]) -> int:
+        """
+        What the loss is a mean over, such as the words of a batch; alike for every batch unless told otherwise.
+
+        Processes that share a step weigh their losses by it, so that they learn what one with all examples learns.
+        """
+        return 1
+
     def num_images(self, batch: dict[str, torch.Tensor]) -> int:
         """Images in a batch, of which each may have several texts."""
         return min(len(value) for value in batch.values() if torch.is_tensor(value))

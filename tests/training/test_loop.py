@@ -1,7 +1,11 @@
+import errno
 import importlib.metadata
 import json
 import os
+import re
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +14,8 @@ from torch.utils.data import Dataset
 
 from butd_hf.training.arguments import LoopArguments
 from butd_hf.training.batches import EpochBatches
-from butd_hf.training.checkpoints import latest_state, recover_folder, replace_folder
+from butd_hf.training.checkpoints import is_complete, latest_state, recover_folder, replace_folder
+from butd_hf.training.failures import advice
 from butd_hf.training.loop import NonFiniteLossError, TrainingLoop
 from butd_hf.training.task import Task
 
@@ -239,6 +244,48 @@ def test_not_a_number_stops_and_leaves_the_last_good_state(tmp_path):
     assert latest_state(tmp_path / "last").name == "step-000000006"
     resumed = run(LineTask(), tmp_path, resume=True)
     assert all(value.isfinite().all() for value in weights(resumed).values())
+
+
+def test_a_full_disk_leaves_the_last_good_state(tmp_path, monkeypatch, capsys):
+    """Of the state and of the best model alike."""
+    run(LineTask(), tmp_path, epochs=1)
+    whole = sorted(file.relative_to(tmp_path) for file in (tmp_path / "last").rglob("*"))
+
+    def full(self, folder, **options):
+        (Path(folder) / "half").write_text("x")
+        # what PyTorch makes of a full disk
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**20))
+    with monkeypatch.context() as patched:
+        patched.setattr("accelerate.Accelerator.save_state", full)
+        with pytest.raises(RuntimeError, match="inline_container"):
+            run(LineTask(), tmp_path, epochs=2, resume=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is full (1 MB are free): make room" in said and "step-000000005: the same command with --resume" in said
+    assert sorted(file.relative_to(tmp_path) for file in (tmp_path / "last").rglob("*")) == whole
+
+    class Full(LineTask):
+        def save(self, model, folder):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        run(Full(), tmp_path, epochs=2, resume=True)
+    assert "make room" in capsys.readouterr().err
+    assert is_complete(tmp_path / "best") and not (tmp_path / "best.unfinished").exists()
+    assert run(LineTask(), tmp_path, epochs=2, resume=True).state.epoch == 2
+
+
+def test_nothing_and_one_example(tmp_path):
+    with pytest.raises(ValueError, match="the data set is empty"):
+        run(LineTask(size=0), tmp_path / "nothing")
+    assert run(LineTask(size=1), tmp_path / "one", epochs=2).state.step == 2
+
+
+def test_a_dead_neighbour_is_told_apart(tmp_path):
+    error = RuntimeError("[/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4711")
+    assert re.match("Another process of this run has died.* Nothing was saved yet", advice(error, tmp_path, None))
+    assert advice(KeyError("x"), tmp_path, tmp_path / "step-1").startswith("The last good state is")
 
 
 def test_the_backbone_keeps_its_statistics_and_learns_at_its_own_rate(tmp_path):

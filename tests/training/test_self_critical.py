@@ -75,3 +75,25 @@ def test_sampler_and_learner_are_one_model(task):
 def test_one_sample_has_nothing_to_be_compared_with(task):
     with pytest.raises(ValueError, match="num_samples must be at least 2"):
         SelfCriticalTask(task.model, task.processor, task.train_dataset, task.eval_dataset, num_samples=1)
+
+
+@pytest.mark.parametrize(("baseline", "beams"), [("mean", None), ("greedy", 1), ("beam", 3)])
+def test_what_a_sample_has_to_beat(task, baseline, beams):
+    task.baseline, task.num_samples = baseline, 4
+    task.model.eval()
+    batch = batch_of(task)
+    indices = batch.pop("indices")
+    rewards = torch.tensor([[0.0, 1.0, 2.0, 5.0]] * 3)
+    found = task.baselines(task.model, batch, rewards, indices)
+    if beams is None:
+        assert found[0].tolist() == pytest.approx([8 / 3, 7 / 3, 2.0, 1.0])
+        return
+    sequences = task.model.generate(**batch, do_sample=False, num_beams=beams)
+    assert found.shape == (3, 1) and torch.equal(found, task.rewards(sequences, indices))
+
+
+def test_a_baseline_that_is_none(task):
+    options = {"train_dataset": task.train_dataset, "eval_dataset": task.eval_dataset}
+    with pytest.raises(ValueError, match="baseline must be one of .*, got 'best'"):
+        SelfCriticalTask(task.model, task.processor, **options, baseline="best")
+    assert SelfCriticalTask(task.model, task.processor, **options, baseline="greedy", num_samples=1).num_samples == 1
