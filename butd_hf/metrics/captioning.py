@@ -38,6 +38,7 @@ Returns:
     bleu_1, bleu_2, bleu_3, bleu_4, rouge_l, meteor: in 0..100; meteor is absent unless computed.
     cider: what coco-caption and the literature call CIDEr (CIDEr-D) times 100, as in 113.5.
     cider_original: CIDEr without the modifications of CIDEr-D, times 100.
+    degenerate_endings: share in 0..100 of the predictions that break off, as "a man in a".
 
 Example:
     >>> metric = CaptioningMetric()

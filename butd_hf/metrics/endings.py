@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 
 
-# determiners, prepositions, conjunctions, auxiliaries and possessives, after which English sentences go on. Words that
-# end sentences too ("a dog jumps up", "two boys and others", "a picture of her") are not among them
+# words after which English sentences go on. Left out are those that people end captions with: "looks on", "a house
+# behind", "walks by", "from above", "falls over". Of the 35,000 captions of Flickr8k's training and development parts,
+# one in a thousand ends in a word of this list
 FUNCTION_WORDS = frozenset(
-    """
-    a an the this these those his its their my your our whose which
-    of in on at to from with by for into onto upon beside between among against toward towards during near next
-    above under behind through over across while as than like
-    and or but that who where when because if
-    is are was were be been being am has have had
-    very
-    """.split()
+    word
+    for group in (
+        "a an the this these those his its their my your our whose which",
+        "of in at to from with for into onto upon beside between among against toward towards during near next under",
+        "through across while as than like and or but that who where when because if",
+        "is are was were be been being am has have had",
+    )
+    for word in group.split()
 )
 
 

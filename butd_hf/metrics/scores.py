@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .bleu import bleu
 from .cider import Cider, CiderD, DocumentFrequencies
+from .endings import degenerate_share
 from .inputs import check_captions
 from .meteor import meteor, meteor_unavailable_reason
 from .rouge import rouge_l
@@ -38,6 +39,8 @@ class CaptionMetrics:
               113.5 where pycocoevalcap's `Cider` gives 1.135. Its range is 0..1000. It depends on the other images of
               the set through the document frequencies, and is 0 for a set of one image.
             - `cider_original`: CIDEr without clipping and length weight, times 100; not comparable with the tables.
+            - `degenerate_endings` in 0..100: share of the captions that have no words or break off, as "a man in a";
+              see `butd_hf.metrics.endings`. Self-critical training may raise it together with CIDEr-D.
             - `meteor` in 0..100, if asked for; where it cannot be computed it is absent and the reason is logged.
 
         Raises:
@@ -53,6 +56,7 @@ class CaptionMetrics:
         cider_d = CiderD(references, self.document_frequencies)
         scores["cider"] = cider_d.score(predictions).mean()
         scores["cider_original"] = Cider(references, cider_d.document_frequencies).score(predictions).mean()
+        scores["degenerate_endings"] = degenerate_share(predictions)
         reason = meteor_unavailable_reason()
         if self.meteor or (self.meteor is None and reason is None):
             scores["meteor"] = meteor(predictions, references)[0]

@@ -60,7 +60,7 @@ class LoopArguments:
     @property
     def lower_is_better(self) -> bool:
         """Whether the best metric is the smallest: losses and errors are, scores are not."""
-        return self.metric_for_best.endswith(("loss", "error", "perplexity"))
+        return self.metric_for_best.endswith(("loss", "error", "perplexity", "endings"))
 
     def warmup_steps(self, total_steps: int) -> int:
         """Warmup in optimizer steps."""

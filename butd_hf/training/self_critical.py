@@ -23,9 +23,9 @@ class SelfCriticalTask(CaptioningTask):
 
     Args:
         num_samples: Captions sampled per image; at least two with `baseline="mean"`.
-        baseline: What a sample has to beat. `"mean"`: the mean of the image's other samples (Luo 2020, arXiv 2003.09971),
-            which needs no second decoding and is unbiased. `"greedy"`: the caption of greedy search (Rennie et al.).
-            `"beam"`: that of the evaluation's beam search, which is what the model will be used with.
+        baseline: What a sample has to beat. `"mean"`: the mean of the image's other samples (Luo 2020, arXiv
+            2003.09971), which needs no second decoding and is unbiased. `"greedy"`: the caption of greedy search
+            (Rennie et al.). `"beam"`: that of the evaluation's beam search, which the model will be used with.
         temperature: Of the model that samples and learns. Below one, it says little of the odd words to which label
             smoothing gave a share, and of which samples would otherwise be full.
 

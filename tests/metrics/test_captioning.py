@@ -28,7 +28,7 @@ REFERENCES = [
     ["Two men stand on a street .", "Men, on the street!", "2 men"],
     ["A red ball."],
 ]
-SCORES = {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "cider_original"}
+SCORES = {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "cider_original", "degenerate_endings"}
 
 WRONG_INPUTS = [
     ([], [], ValueError, "predictions is empty"),
@@ -142,3 +142,13 @@ def test_import_is_light() -> None:
     command = "import sys; import butd_hf.metrics; print([m for m in ('evaluate', 'datasets') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_captions_that_break_off_are_counted() -> None:
+    broken = ["A man in a", "Two dogs and", "a girl with her hair and the .", ""]
+    whole = ["A man in a hat.", "the crowd looks on", "a cat sits in front of a house behind"]
+    shares = [
+        CaptionMetrics().compute(captions, [["a man"]] * len(captions))["degenerate_endings"]
+        for captions in (broken, whole, [*broken, *broken, *whole, "a dog runs ."])
+    ]
+    assert shares == pytest.approx([100.0, 0.0, 100 * 8 / 12])

@@ -94,6 +94,6 @@ def test_what_a_sample_has_to_beat(task, baseline, beams):
 
 def test_a_baseline_that_is_none(task):
     options = {"train_dataset": task.train_dataset, "eval_dataset": task.eval_dataset}
-    with pytest.raises(ValueError, match="baseline must be one of .*, got 'best'"):
+    with pytest.raises(ValueError, match=r"baseline must be one of .*, got 'best'"):
         SelfCriticalTask(task.model, task.processor, **options, baseline="best")
     assert SelfCriticalTask(task.model, task.processor, **options, baseline="greedy", num_samples=1).num_samples == 1
