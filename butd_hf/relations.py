@@ -1,7 +1,7 @@
 """From tables of annotated graphs to what a scene graph model takes, and from what it returns to what is scored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,6 +32,7 @@ class GraphExample:
         labels: (num_objects,).
         relations: Subject, object and predicate: (num_relations, 3).
         size: Height and width in the unit of the annotation.
+        flipped: Whether the picture is to be mirrored; boxes and relations are.
     """
 
     index: int
@@ -40,6 +41,7 @@ class GraphExample:
     labels: torch.Tensor
     relations: torch.Tensor
     size: tuple[float, float]
+    flipped: bool = False
 
     def as_labels(self) -> dict[str, torch.Tensor]:
         """As the model's `labels` has it."""
@@ -68,6 +70,16 @@ def read_graphs(table: Dataset) -> list[GraphExample]:
         )
         for index, row in enumerate(table)
     ]
+
+
+def mirrored(example: GraphExample, opposites: Mapping[int, int]) -> GraphExample:
+    """The graph of the mirrored picture; `opposites` are predicates that change places there, left and right."""
+    boxes = example.boxes.clone()
+    boxes[:, [0, 2]] = 1 - example.boxes[:, [2, 0]]
+    relations = example.relations.clone()
+    for predicate, opposite in opposites.items():
+        relations[example.relations[:, 2] == predicate, 2] = opposite
+    return replace(example, boxes=boxes, relations=relations, flipped=not example.flipped)
 
 
 def collate_graphs(
@@ -205,8 +217,9 @@ __all__ = [
     "GraphMode",
     "collate_graphs",
     "counted_graphs",
-    "prediction_line",
+    "mirrored",
     "predicted_graphs",
+    "prediction_line",
     "read_graphs",
     "triples_of",
 ]

@@ -42,9 +42,7 @@ class SceneGraphDataset(torch.utils.data.Dataset):
         seed: Of what is drawn.
     """
 
-    def __init__(
-        self, table: Dataset, *, flip: bool = False, opposites: dict[int, int] | None = None, seed: int = 0
-    ):
+    def __init__(self, table: Dataset, *, flip: bool = False, opposites: dict[int, int] | None = None, seed: int = 0):
         self.labels = label_names(table)
         self.predicates = predicate_names(table)
         self.graphs = read_graphs(table)
