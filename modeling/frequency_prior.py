@@ -85,6 +85,20 @@ class ButdFrequencyPrior(nn.Module):
         """
         return self.rows(subjects, objects, slice(None, -1), own).float().log_softmax(dim=-1)
 
+    def counted_triples(self) -> set[tuple[int, int, int]]:
+        """Subject label, predicate and object label of all relations that were counted for a row of their own."""
+        if len(self.pair_keys) == 0 or not self.pair_counts.any():  # of older checkpoints nobody knows
+            return set()
+        subjects = torch.div(self.pair_keys, self.num_labels, rounding_mode="floor")
+        objects = self.pair_keys % self.num_labels
+        composed = self.subject_table[subjects, :-1] + self.object_table[objects, :-1] - self.predicate_table[:-1]
+        totals = self.pair_counts[:, :1].float()
+        counts = self.pair_table[:, :-1].float().softmax(dim=-1) * (totals + PRIOR_STRENGTH)
+        counts = counts - composed.float().softmax(dim=-1) * PRIOR_STRENGTH  # (num_frequent_pairs, num_predicates)
+        rows, predicates = (counts > 0.5).nonzero().unbind(dim=1)
+        triples = torch.stack([subjects[rows], predicates, objects[rows]], dim=1)
+        return set(map(tuple, triples.tolist()))
+
     def log_frequencies(self) -> torch.Tensor:
         """Log frequencies of predicates whatever the labels: `(num_predicates,)`."""
         return self.predicate_table[:-1].float().log_softmax(dim=-1)
