@@ -9,6 +9,7 @@ import torch.utils.data
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
+from PIL import ImageOps
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -129,7 +130,7 @@ class SceneGraphTask(Task):
         if self.look:
             pictures = [load_image(example.image) for example in examples]
             pictures = [
-                picture.transpose(picture.Transpose.FLIP_LEFT_RIGHT) if example.flipped else picture
+                ImageOps.mirror(picture) if example.flipped else picture
                 for picture, example in zip(pictures, examples, strict=True)
             ]
         return collate_graphs(examples, self.mode, pictures, self.image_processor)
