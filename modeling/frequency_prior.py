@@ -43,6 +43,7 @@ class ButdFrequencyPrior(nn.Module):
         width = config.num_predicates + 1
         self.register_buffer("pair_keys", torch.zeros(config.num_frequent_pairs, dtype=torch.long))
         self.register_buffer("pair_table", torch.zeros(config.num_frequent_pairs, width))
+        self.register_buffer("pair_counts", torch.zeros(config.num_frequent_pairs, 2))  # relations, times met
         self.register_buffer("subject_table", torch.zeros(config.num_labels, width))
         self.register_buffer("object_table", torch.zeros(config.num_labels, width))
         self.register_buffer("predicate_table", torch.zeros(width))
@@ -51,7 +52,9 @@ class ButdFrequencyPrior(nn.Module):
         for table in self.buffers():
             init.zeros_(table)
 
-    def rows(self, subjects: torch.Tensor, objects: torch.Tensor, columns: slice) -> torch.Tensor:
+    def rows(
+        self, subjects: torch.Tensor, objects: torch.Tensor, columns: slice, own: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The columns asked for of the rows of pairs of labels, of any shape: `(..., num_columns)`."""
         composed = self.subject_table[subjects, columns] + self.object_table[objects, columns]
         composed = composed - self.predicate_table[columns]
@@ -60,15 +63,41 @@ class ButdFrequencyPrior(nn.Module):
         keys = subjects * self.num_labels + objects
         place = torch.searchsorted(self.pair_keys, keys).clamp(max=len(self.pair_keys) - 1)
         seen = (self.pair_keys[place] == keys)[..., None]
-        return torch.where(seen, self.pair_table[place, columns], composed)
+        rows = self.pair_table[place, columns]
+        if own is not None:
+            rows = without(rows, self.pair_counts[place], own, columns)
+        return torch.where(seen, rows, composed)
 
-    def log_odds(self, subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
-        """Logarithm of the odds that pairs of labels are related at all, of the shape of the labels."""
-        return self.rows(subjects, objects, slice(-1, None))[..., 0].float()
+    def log_odds(self, subjects: torch.Tensor, objects: torch.Tensor, own: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Logarithm of the odds that pairs of labels are related at all, of the shape of the labels.
 
-    def forward(self, subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
-        """Log frequencies of predicates given that pairs of labels are related: `(..., num_predicates)`."""
-        return self.rows(subjects, objects, slice(None, -1)).float().log_softmax(dim=-1)
+        `own`, see `own_counts`, is what to forget: an example that finds itself in the prior learns to trust it more
+        than new examples can.
+        """
+        return self.rows(subjects, objects, slice(-1, None), own)[..., 0].float()
+
+    def forward(self, subjects: torch.Tensor, objects: torch.Tensor, own: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Log frequencies of predicates given that pairs of labels are related: `(..., num_predicates)`.
+
+        `own` is what to forget, see `log_odds`.
+        """
+        return self.rows(subjects, objects, slice(None, -1), own).float().log_softmax(dim=-1)
+
+    def counted_triples(self) -> set[tuple[int, int, int]]:
+        """Subject label, predicate and object label of all relations that were counted for a row of their own."""
+        if len(self.pair_keys) == 0 or not self.pair_counts.any():  # of older checkpoints nobody knows
+            return set()
+        subjects = torch.div(self.pair_keys, self.num_labels, rounding_mode="floor")
+        objects = self.pair_keys % self.num_labels
+        composed = self.subject_table[subjects, :-1] + self.object_table[objects, :-1] - self.predicate_table[:-1]
+        totals = self.pair_counts[:, :1].float()
+        counts = self.pair_table[:, :-1].float().softmax(dim=-1) * (totals + PRIOR_STRENGTH)
+        counts = counts - composed.float().softmax(dim=-1) * PRIOR_STRENGTH  # (num_frequent_pairs, num_predicates)
+        rows, predicates = (counts > 0.5).nonzero().unbind(dim=1)
+        triples = torch.stack([subjects[rows], predicates, objects[rows]], dim=1)
+        return set(map(tuple, triples.tolist()))
 
     def log_frequencies(self) -> torch.Tensor:
         """Log frequencies of predicates whatever the labels: `(num_predicates,)`."""
@@ -122,6 +151,7 @@ class ButdFrequencyPrior(nn.Module):
         enough = met >= min_count
         keys, counts, met, held = keys[enough], counts[enough], met[enough], held[enough]
         self.pair_keys, self.pair_table = keys[:0].to(device), self.pair_table[:0]  # what follows is composed
+        self.pair_counts = torch.stack([counts.sum(dim=-1), met], dim=-1).to(device, self.subject_table.dtype)
         subjects, objects = torch.div(keys, num_labels, rounding_mode="floor"), keys % num_labels
         expected = self(subjects.to(device), objects.to(device)).cpu().exp()  # (num_pairs, num_predicates)
         share = self.log_odds(subjects.to(device), objects.to(device)).cpu().sigmoid()
@@ -148,4 +178,61 @@ def odds(held: torch.Tensor, met: torch.Tensor) -> torch.Tensor:
     return torch.logit(share.clamp(1e-4, 1 - 1e-4))
 
 
-__all__ = ["ButdFrequencyPrior"]
+def without(rows: torch.Tensor, counts: torch.Tensor, own: torch.Tensor, columns: slice) -> torch.Tensor:
+    """
+    Rows of pairs of labels as they would be if some examples had not been counted.
+
+    Args:
+        rows (`torch.FloatTensor` of shape `(..., num_columns)`): Of `pair_table`: predicates, or the odds alone.
+        counts (`torch.FloatTensor` of shape `(..., 2)`): Of `pair_counts`.
+        own (`torch.FloatTensor` of shape `(..., num_predicates + 2)`): What to forget, see `own_counts`.
+        columns (`slice`): Which columns the rows are.
+    """
+    rows = rows.float()
+    if columns.start is not None:  # the odds that a pair is related
+        held, met = own[..., -2:-1], counts[..., 1:]
+        related = rows.sigmoid() * (met + PRIOR_STRENGTH + FEWEST) - held
+        rest = (met + PRIOR_STRENGTH + FEWEST - own[..., -1:]).clamp(min=PRIOR_STRENGTH)
+        return torch.logit((related / rest).clamp(1e-4, 1 - 1e-4))
+    left = rows.softmax(dim=-1) * (counts[..., :1] + PRIOR_STRENGTH) - own[..., :-2]
+    return left.clamp(min=1e-6).log()  # (..., num_predicates), up to a constant
+
+
+def own_counts(
+    labels: torch.Tensor,
+    mask: torch.Tensor,
+    pairs: torch.Tensor,
+    related: list[torch.Tensor | None],
+    num_labels: int,
+    num_predicates: int,
+) -> torch.Tensor:
+    """
+    What each image itself adds to the counts of the labels of its pairs.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): What the regions are.
+        mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`): True where there is a region.
+        pairs (`torch.LongTensor` of shape `(batch_size, num_pairs, 2)`): Subjects and objects.
+        related (`list[torch.LongTensor]`): Relations of each image `(num_relations, 3)`, or None.
+
+    Returns:
+        Shape `(batch_size, num_pairs, num_predicates + 2)`: how often each predicate, how many pairs are related and
+        how many there are.
+    """
+    own = torch.zeros(*pairs.shape[:2], num_predicates + 2, device=labels.device)
+    for row, relations in enumerate(related):
+        if relations is None:
+            continue
+        there = torch.bincount(labels[row, mask[row]], minlength=num_labels)
+        first, second = labels[row, pairs[row]].unbind(dim=-1)  # (num_pairs,)
+        keys = (first * num_labels + second)[:, None]
+        subjects, objects, predicates = relations.unbind(dim=1)
+        same = (keys == labels[row, subjects] * num_labels + labels[row, objects]).float()
+        own[row, :, :-2] = same @ torch.nn.functional.one_hot(predicates, num_predicates).float()
+        subjects, objects = relations[:, :2].unique(dim=0).unbind(dim=1)
+        own[row, :, -2] = (keys == labels[row, subjects] * num_labels + labels[row, objects]).float().sum(dim=-1)
+        own[row, :, -1] = (there[first] * there[second] - there[first] * (first == second)).float()
+    return own
+
+
+__all__ = ["ButdFrequencyPrior", "own_counts"]

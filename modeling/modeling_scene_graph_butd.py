@@ -157,7 +157,8 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
                 if region_labels is None:
                     known = self.true_labels(known, about, targets)
                 required = required_pairs(related, regions.mask.shape[1])
-        found = self.top_down(regions, known, required, output_attentions, output_hidden_states)
+        own = related if self.training else None
+        found = self.top_down(regions, known, required, own, output_attentions, output_hidden_states)
 
         loss = None
         if targets is not None:

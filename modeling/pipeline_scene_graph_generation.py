@@ -166,7 +166,8 @@ class SceneGraphGenerationPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, list]:
         graph = model_outputs["graphs"]
         graph = graph[0] if isinstance(graph, list) else graph  # alone it is still in the list of its batch
-        labels, predicates = self.model.config.id2label, self.model.config.id2predicate
+        labels = self.model.config.id2label
+        predicates = self.model.config.predicate_names or self.model.config.id2predicate
         objects = [
             {
                 "label": labels[label],

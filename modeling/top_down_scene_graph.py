@@ -24,7 +24,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from .configuration_butd import ButdConfig, ButdTopDownConfig
-from .frequency_prior import ButdFrequencyPrior
+from .frequency_prior import ButdFrequencyPrior, own_counts
+from .pair_rivals import NUM_STANDINGS, pair_standings
 from .pair_selection import NUM_MEASURES, ButdPairScorer, gather_pairs, pair_measures, union_boxes
 from .regions_butd import ButdBoxEmbedding, ButdRegions
 from .top_down_transformer import ButdAttention, ButdFeedForward, ButdRegionLayer
@@ -193,6 +194,9 @@ class ButdSceneGraphDecoder(nn.Module):
         self.layers = nn.ModuleList([ButdPairLayer(top_down) for _ in range(top_down.num_hidden_layers)])
         self.norm = nn.LayerNorm(hidden_size, eps=top_down.layer_norm_eps)
         self.predicate_proj = nn.Linear(hidden_size, config.num_predicates)
+        if config.pair_rivals:
+            self.standings_proj = nn.Linear(NUM_STANDINGS, hidden_size)
+            self.rivals_proj = nn.Linear(hidden_size, hidden_size)
         self.related_proj = nn.Linear(hidden_size, 1)
         self.frequency_prior = ButdFrequencyPrior(config)
         self.init_own_weights()
@@ -208,6 +212,7 @@ class ButdSceneGraphDecoder(nn.Module):
         regions: ButdRegions,
         labels: torch.Tensor,
         required: tuple[torch.Tensor, torch.Tensor] | None = None,
+        own: list[torch.Tensor | None] | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> ButdPairs:
@@ -216,6 +221,8 @@ class ButdSceneGraphDecoder(nn.Module):
             regions (`ButdRegions`): The nodes of the graph; their features may be None.
             labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): What they are.
             required (`tuple`, *optional*): Pairs to keep whatever their score, see `ButdPairScorer.select`.
+            own (`list[torch.LongTensor]`, *optional*): Relations of each image, to leave out of the prior that it is
+                judged by: they were counted.
         """
         dtype = self.embed_labels.weight.dtype
         boxes, mask = regions.boxes.float(), regions.mask
@@ -248,10 +255,20 @@ class ButdSceneGraphDecoder(nn.Module):
         predicate_logits = self.predicate_proj(states).float()  # (batch_size, num_pairs, num_predicates)
         if self.config.frequency_prior:
             subjects, objects = labels.gather(1, pairs[..., 0]), labels.gather(1, pairs[..., 1])
-            selection_logits = selection_logits + self.frequency_prior.log_odds(subjects, objects)
-            predicate_logits = predicate_logits + self.frequency_prior(subjects, objects)
+            counted = None
+            if own is not None:
+                sizes = self.config.num_labels, self.config.num_predicates
+                counted = own_counts(labels, mask, pairs, own, *sizes)
+            selection_logits = selection_logits + self.frequency_prior.log_odds(subjects, objects, counted)
+            predicate_logits = predicate_logits + self.frequency_prior(subjects, objects, counted)
+        # CODEPATH: of several things with one label, people relate the nearest; older checkpoints don't compare them
+        if self.config.pair_rivals:
+            standings = self.standings_proj(pair_standings(boxes, labels, mask, pairs).to(dtype))
+            second_look = self.dropout(self.act_fn(self.rivals_proj(states) + standings))
+        else:
+            second_look = states
         # the second look corrects the first, which learns by itself to let no related pair go
-        pair_logits = selection_logits + self.related_proj(states)[..., 0].float()
+        pair_logits = selection_logits + self.related_proj(second_look)[..., 0].float()
         return ButdPairs(
             pairs=pairs,
             pair_mask=pair_mask,

@@ -10,6 +10,7 @@ from .ask import ask
 from .caption import caption
 from .convert import convert
 from .detect import detect, regions, segment
+from .evaluate_graphs import scene_graph
 from .extract import extract
 from .features import features
 from .graph import graph
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (ask, caption, detect, segment, regions, graph, convert, extract, features):
     app.command()(command)
+evaluate.app.command("scene-graph")(scene_graph)
 app.add_typer(evaluate.app, name="evaluate")
 
 

@@ -42,6 +42,8 @@ def metric_name(metric: str) -> str:
     for prefix in ("accuracy_answer_type_", "accuracy_question_type_"):
         if metric.startswith(prefix):
             return f"accuracy, {prefix.split('_', 1)[1].replace('_', ' ').strip()} {metric.removeprefix(prefix)!r}"
+    if metric.startswith("counting_"):
+        return f"{metric_name(metric.removeprefix('counting_'))}, by counting alone"
     graph = re.fullmatch(rf"({'|'.join(GRAPH_MEASURES)})_(\d+)_(triples|images|predicate_.+)", metric)
     if graph is not None:
         measure, cutoff, average = graph.groups()

@@ -12,6 +12,8 @@ EXPORTS = {  # name: the module of this package that defines it
     "LoopArguments": "arguments",
     "QuestionAnsweringTask": "question_answering",
     "QuestionDataset": "question_answering",
+    "SceneGraphDataset": "scene_graph",
+    "SceneGraphTask": "scene_graph",
     "SelfCriticalTask": "self_critical",
     "Task": "task",
     "TrainingLoop": "loop",
