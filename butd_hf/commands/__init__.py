@@ -13,6 +13,7 @@ from .detect import detect, regions, segment
 from .extract import extract
 from .features import features
 from .graph import graph
+from .push import push
 
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, caption, detect, segment, regions, graph, convert, extract, features):
+for command in (ask, caption, detect, segment, regions, graph, convert, extract, features, push):
     app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 

@@ -178,6 +178,14 @@ class CaptioningTask(Task):
     def settings(self) -> dict[str, Any]:
         return {"kind": "captioning", "train_images": len(self.train_dataset), **self._settings}
 
+    def card(self) -> dict[str, Any]:
+        learned_from = (
+            f"{len(self.train_dataset):,} images with {sum(map(len, self.train_dataset.captions)):,} captions"
+        )
+        beams = self.model.generation_config.num_beams
+        evaluation = {"num_images": len(self.eval_dataset), "num_beams": beams}
+        return {"task": "image-to-text", "learned_from": learned_from, "evaluation": evaluation}
+
     def collate(self, examples: list[CaptionExample]) -> dict[str, torch.Tensor]:
         captions = self.processor.encode_captions(
             [example.captions for example in examples], max_length=self.max_length
