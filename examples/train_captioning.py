@@ -51,6 +51,7 @@ class CaptioningArguments:
     images: str | None = field(default=None, metadata={"help": "Images folder; images/ beside the captions file."})
     train_split: str = field(default="train", metadata={"help": "Split to learn from."})
     eval_split: str | None = field(default=None, metadata={"help": f"Split to score: first of {EVALUATION_SPLITS}."})
+    strict: bool = field(default=False, metadata={"help": "Stop at a picture that can't be read instead of warning."})
     limit: int = field(default=0, metadata={"help": "Use only this many images of each split, for trials."})
 
     init_from: str | None = field(default=None, metadata={"help": "Checkpoint to start from, e.g. RUN/best."})
@@ -289,6 +290,7 @@ def build_datasets(
         augmentation=Augmentation(tuple(arguments.augment)) if arguments.augment else None,
         store=train_store,
         seed=loop.seed,
+        strict=arguments.strict,
     )
     return train_dataset, CaptionDataset(eval_table, store=eval_store)
 

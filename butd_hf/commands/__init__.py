@@ -14,6 +14,7 @@ from .evaluate_graphs import scene_graph
 from .extract import extract
 from .features import features
 from .graph import graph
+from .push import push
 
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, caption, detect, segment, regions, graph, convert, extract, features):
+for command in (ask, caption, detect, segment, regions, graph, convert, extract, features, push):
     app.command()(command)
 evaluate.app.command("scene-graph")(scene_graph)
 app.add_typer(evaluate.app, name="evaluate")

@@ -60,11 +60,11 @@ def captioning(
     Each line of PREDICTIONS is {"image", "caption", "references"}. Exit code 1 if a picture cannot be read; the others
     are scored all the same.
     """
-    from ..data.captions import CaptionDataError, captions_file, load_captions
+    from ..data.captions import CaptionDataError, captions_file, images_folder, load_captions
 
     try:
         table = load_captions(data, split=split)
-        folder = (captions_file(data).parent / "images").resolve()
+        folder = images_folder(captions_file(data)).resolve()
     except (CaptionDataError, OSError) as error:
         raise typer.BadParameter(str(error), param_hint="--data / --split") from error
 

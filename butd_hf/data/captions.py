@@ -17,9 +17,12 @@ CAPTION_FEATURES = Features(
 )
 
 EXPECTED = (
-    'JSON Lines of {"image", "split", "captions"}, COCO captions {"images", "annotations"} '
-    'or Karpathy splits {"images": [{"filename", "split", "sentences"}]}'
+    'JSON Lines of {"image", "split", "captions"}, an imagefolder\'s metadata.jsonl of {"file_name", "text"}, '
+    'COCO captions {"images", "annotations"} or Karpathy splits {"images": [{"filename", "split", "sentences"}]}'
 )
+
+METADATA_FILE = "metadata.jsonl"  # of an `imagefolder` of the library `datasets`
+CAPTION_COLUMNS = ("captions", "text", "caption")  # of it, the first that is there; a string or several
 
 # how many missing files an error names before it only counts
 LISTED_FILES = 10
@@ -34,10 +37,12 @@ def load_captions(path: str | Path, split: str | None = None, images: str | Path
     Reads images and their captions.
 
     The layout is recognised from the content: JSON Lines (`{"image", "split", "captions"}` per line), COCO captions
-    JSON, or Karpathy-split JSON (whose `restval` counts as `train`).
+    JSON, or Karpathy-split JSON (whose `restval` counts as `train`). A folder with `metadata.jsonl` is an
+    `imagefolder` as the library `datasets` knows it: pictures beside the file, or in a folder per split with a file
+    each; `{"file_name", "text"}` per line, where `caption` or `captions` do as well and `split` is optional.
 
     Args:
-        path: The captions file, or a folder that holds `captions.jsonl`.
+        path: The captions file, or a folder that holds `captions.jsonl` or is an `imagefolder`.
         split: Keep only this split; all of them by default.
         images: Folder of the image files. By default `images/` beside the captions file.
 
@@ -49,11 +54,11 @@ def load_captions(path: str | Path, split: str | None = None, images: str | Path
         FileNotFoundError: There is no captions file at `path`, or no images folder.
     """
     file = captions_file(Path(path))
-    folder = Path(images) if images is not None else file.parent / "images"
+    folder = images_folder(file) if images is None else Path(images)
     if not folder.is_dir():
         raise FileNotFoundError(f"No images folder at {folder}: pass the folder that holds the image files.")
 
-    rows = read_rows(file)
+    rows = rows_of_imagefolder(Path(path)) if file.name == METADATA_FILE else read_rows(file)
     if not rows:
         raise CaptionDataError(f"{file}: no image with captions in it, expected {EXPECTED}.")
     if split is not None:
@@ -71,12 +76,53 @@ def load_captions(path: str | Path, split: str | None = None, images: str | Path
 
 
 def captions_file(path: Path) -> Path:
-    """The captions file at `path`, which is that file or a folder with `captions.jsonl`."""
-    file = path / "captions.jsonl" if path.is_dir() else path
+    """The captions file at `path`: that file, or what a folder holds; of an `imagefolder` a `metadata.jsonl`."""
+    file = path
+    if path.is_dir():
+        file = path / "captions.jsonl"
+        if not file.is_file() and metadata_files(path):
+            return path / METADATA_FILE
     if not file.is_file():
-        wanted = "a folder that holds captions.jsonl" if path.is_dir() else "a captions file or a folder"
+        in_folder = f"a folder that holds captions.jsonl or {METADATA_FILE}"
+        wanted = in_folder if path.is_dir() else "a captions file or a folder"
         raise FileNotFoundError(f"No captions at {file}: expected {wanted}, with {EXPECTED}.")
     return file
+
+
+def images_folder(file: Path) -> Path:
+    """Where the images of a captions file are, unless told otherwise."""
+    return file.parent if file.name == METADATA_FILE else file.parent / "images"
+
+
+def metadata_files(folder: Path) -> dict[Path, str | None]:
+    """The metadata files of an `imagefolder`, and the split that the folder of each is named after, if it is one."""
+    if (folder / METADATA_FILE).is_file():
+        return {folder / METADATA_FILE: None}
+    return {file: file.parent.name for file in sorted(folder.glob(f"*/{METADATA_FILE}"))}
+
+
+def rows_of_imagefolder(path: Path) -> list[dict[str, Any]]:
+    """Rows of an `imagefolder`, or of its metadata file. A line without `split` is of its folder's, or of `train`."""
+    folder = path if path.is_dir() else path.parent
+    rows = []
+    for file, split in metadata_files(folder).items():
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            place = f"{file}, line {number}"
+            entry = parse_line(line, place)
+            image = (file.parent / field(entry, "file_name", str, place)).relative_to(folder).as_posix()
+            column = next((name for name in CAPTION_COLUMNS if name in entry), CAPTION_COLUMNS[1])
+            captions = field(entry, column, (str, list), place)
+            rows.append(
+                {
+                    "image": image,
+                    "image_id": str(entry.get("image_id", image)),
+                    "captions": clean_captions([captions] if isinstance(captions, str) else captions, place),
+                    "split": str(entry.get("split", split or "train")),
+                }
+            )
+    return rows
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -105,6 +151,14 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return rows_of_karpathy(file, document)
 
 
+def parse_line(line: str, place: str) -> Any:
+    """What a line of JSON Lines says."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise CaptionDataError(f"{place}: not JSON ({error.msg}, column {error.colno}): {line[:80]!r}.") from error
+
+
 def rows_of_lines(file: Path, lines: list[str]) -> list[dict[str, Any]]:
     """Rows of a JSON Lines file; a line without `split` belongs to `train`."""
     rows = []
@@ -112,10 +166,7 @@ def rows_of_lines(file: Path, lines: list[str]) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         place = f"{file}, line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CaptionDataError(f"{place}: not JSON ({error.msg}, column {error.colno}): {line[:80]!r}.") from error
+        entry = parse_line(line, place)
         image = field(entry, "image", str, place)
         rows.append(
             {

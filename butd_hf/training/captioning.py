@@ -1,6 +1,7 @@
 """The captioning task: images or stored regions with their captions in, generated captions scored."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from ..progress import images_progress
 from .frozen_stages import collate_cells
 from .task import Task
 
+
+logger = logging.getLogger(__name__)
 
 REGION_INPUTS = ("region_features", "region_boxes", "region_mask")
 
@@ -47,6 +50,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         augmentation: Of pictures.
         store: Regions to use instead of pictures; one of its views is drawn each epoch.
         seed: Of what is drawn.
+        strict: Whether a picture that can't be read is an error. Otherwise the next one takes its place, with a
+            warning that names it and counts.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         augmentation: Augmentation | None = None,
         store: RegionStore | None = None,
         seed: int = 0,
+        strict: bool = True,
     ):
         # plain lists: reading a row of a table costs more than decoding a small picture
         self.paths: list[str] = list(table["image"])
@@ -66,6 +72,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.augmentation = augmentation
         self.store = store
         self.seed = seed
+        self.strict = strict
+        self.broken: set[int] = set()  # places of pictures that could not be read
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -76,6 +84,26 @@ class CaptionDataset(torch.utils.data.Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> CaptionExample:
+        """The example, or if it is broken and need not be whole the next one that is not."""
+        for place in range(index, index + len(self)):
+            try:
+                return self.read(place % len(self))
+            except OSError as error:
+                if self.strict:
+                    raise OSError(
+                        f"{error}. Remove it from the data; pictures to learn from are passed over without --strict."
+                    ) from error
+                self.pass_over(place % len(self), error)
+        raise OSError(f"None of the {len(self)} pictures can be read, the last is {self.paths[place % len(self)]}.")
+
+    def pass_over(self, index: int, error: OSError) -> None:
+        """Warns of a broken picture, once in each process."""
+        if index not in self.broken:
+            self.broken.add(index)
+            logger.warning("%s; another takes its place, it is the %d. so far", error, len(self.broken))
+
+    def read(self, index: int) -> CaptionExample:
+        """The example. Raises `OSError` that names the picture if it can't be read."""
         rng = np.random.default_rng((self.seed, self.epoch, index))
         image, regions, mirrored = None, None, False
         if self.store is not None:
@@ -177,6 +205,14 @@ class CaptioningTask(Task):
 
     def settings(self) -> dict[str, Any]:
         return {"kind": "captioning", "train_images": len(self.train_dataset), **self._settings}
+
+    def card(self) -> dict[str, Any]:
+        learned_from = (
+            f"{len(self.train_dataset):,} images with {sum(map(len, self.train_dataset.captions)):,} captions"
+        )
+        beams = self.model.generation_config.num_beams
+        evaluation = {"num_images": len(self.eval_dataset), "num_beams": beams}
+        return {"task": "image-to-text", "learned_from": learned_from, "evaluation": evaluation}
 
     def collate(self, examples: list[CaptionExample]) -> dict[str, torch.Tensor]:
         captions = self.processor.encode_captions(

@@ -142,6 +142,13 @@ class DetectionTask(Task):
         kind = "segmentation" if self.masks else "detection"
         return {"kind": kind, "train_images": len(self.train_dataset), **self._settings}
 
+    def card(self) -> dict[str, Any]:
+        return {
+            "task": "image-segmentation" if self.masks else "object-detection",
+            "learned_from": f"{len(self.train_dataset):,} images with boxes{' and masks' if self.masks else ''}",
+            "evaluation": {"num_images": len(self.eval_dataset), "common": self.common},
+        }
+
     def collate(self, examples: list[DetectionExample]) -> dict[str, Any]:
         """`pixel_values`, perhaps `pixel_mask`, and `labels`: a dict per image."""
         pictures = [example.sample["image"].as_subclass(torch.Tensor) for example in examples]

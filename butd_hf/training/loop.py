@@ -22,6 +22,7 @@ from .journal import Journal
 from .loop_state import LoopState
 from .meter import Meter
 from .optimizers import build_average, build_optimizer, build_scheduler, set_training_mode
+from .run_card import write_run_card
 from .run_folder import RunFolder
 from .task import Task
 from .trackers import TRACKERS_FOLDER, require_trackers
@@ -268,7 +269,12 @@ class TrainingLoop:
         self.journal.draw(name)
         if accelerator.is_main_process and gained:
             description = {"epoch": state.epoch, "step": state.step, "metrics": metrics}
-            replace_folder(self.folder.best, lambda folder: self.task.save(model, folder), description)
+
+            def write(folder: Path) -> None:
+                self.task.save(model, folder)
+                write_run_card(folder, self.folder, self.task, metrics, state.epoch)
+
+            replace_folder(self.folder.best, write, description)
         accelerator.wait_for_everyone()
         shown = "  ".join(f"{key} {number:.4g}" for key, number in metrics.items())
         self.journal.say(f"epoch {state.epoch} evaluation: {shown}{'  (best)' if gained else ''}")

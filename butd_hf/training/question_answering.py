@@ -187,6 +187,13 @@ class QuestionAnsweringTask(Task):
     def settings(self) -> dict[str, Any]:
         return {"kind": "question answering", "train_questions": len(self.train_dataset), **self._settings}
 
+    def card(self) -> dict[str, Any]:
+        return {
+            "task": "visual-question-answering",
+            "learned_from": f"{len(self.train_dataset.questions):,} questions about pictures",
+            "evaluation": {"num_questions": len(self.eval_dataset)},
+        }
+
     def collate(self, examples: list[QuestionExample]) -> dict[str, torch.Tensor]:
         questions = self.collate_questions([question for example in examples for question in example.questions])
         return {**self.collate_images(examples), **questions, "labels": self.targets(examples)}

@@ -32,6 +32,13 @@ class Task(ABC):
         """What describes the task in the run's `arguments.json`."""
         return {}
 
+    def card(self) -> dict[str, Any] | None:
+        """
+        What a model card says of the task: the arguments `task` and `evaluation` of `butd_hf.cards.write_card`, and
+        `learned_from`, how many examples of what. None if there is no card for it.
+        """
+        return None
+
     @abstractmethod
     def collate(self, examples: list[Any]) -> dict[str, torch.Tensor]:
         """A batch of the model's inputs, made in a loader process."""

@@ -1,5 +1,6 @@
 import json
 
+import datasets
 import pytest
 from PIL import Image
 
@@ -127,3 +128,32 @@ def test_nothing_there(tmp_path):
         load_captions(tmp_path)
     with pytest.raises(FileNotFoundError, match="No captions at"):
         load_captions(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("column", ["text", "caption", "captions"])
+def test_an_imagefolder(tmp_path, column):
+    """As the library `datasets` reads it, too."""
+    for split, count in (("train", 2), ("validation", 1)):
+        (tmp_path / split).mkdir()
+        lines = []
+        for index in range(count):
+            Image.new("RGB", (8, 8)).save(tmp_path / split / f"{index}.png")
+            said = f"a {split} picture {index}"
+            lines.append({"file_name": f"{index}.png", column: [said] if column == "captions" else said})
+        (tmp_path / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = load_captions(tmp_path)
+    assert table["split"] == ["train", "train", "validation"]
+    assert table["captions"][2] == ["a validation picture 0"]
+    assert table["image"][1] == str(tmp_path.resolve() / "train" / "1.png")
+    assert table["image_id"][0] == "train/0.png"
+    theirs = datasets.load_dataset("imagefolder", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in theirs.items()} == {"train": 2, "validation": 1}
+
+
+def test_an_imagefolder_of_one_file(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a square", "split": "dev"}\n')
+    assert load_captions(tmp_path)["split"] == load_captions(tmp_path / "metadata.jsonl")["split"] == ["dev"]
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "title": "a square"}\n')
+    with pytest.raises(CaptionDataError, match=r"metadata.jsonl, line 1: no 'text' .* among .'file_name', 'title'"):
+        load_captions(tmp_path)

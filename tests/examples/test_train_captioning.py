@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from butd_hf.commands import app
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
 from butd_hf.modeling.processing_butd import ButdProcessor
 
@@ -59,6 +61,17 @@ def test_a_run_leaves_a_model_that_captions(first_run, caption_data):
     with torch.no_grad():
         caption = processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0].strip()
     assert caption == predictions[0]["prediction"]  # inference sees what the evaluation saw
+
+
+def test_a_run_leaves_a_card_and_can_be_pushed(first_run, caption_data, tmp_path):
+    text = (first_run / "best" / "README.md").read_text()
+    assert "4 images with 12 captions" in text and "scored by the run after epoch 1" in text
+    assert "--epochs 1" in text and "| CIDEr-D |" in text and str(caption_data.parent) not in text
+    out = tmp_path / "out"
+    options = [str(first_run / "best"), "someone/captioner", "--dry-run", "--out", str(out)]
+    result = CliRunner().invoke(app, ["push", *options])
+    assert result.exit_code == 0, result.output
+    assert (out / "README.md").read_text() == text and not (out / "complete.json").exists()
 
 
 def test_resuming_goes_on_where_the_run_ended(first_run, caption_data, monkeypatch):
