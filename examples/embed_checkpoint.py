@@ -42,15 +42,16 @@ the questions that VQA v2 trains on, from few rooms and few people who asked. Th
 figures don't compare with published ones.
 """
 VRD = """
-The annotations of Visual Relationship Detection (Lu et al. 2016), without its pictures: boxes and labels of the objects
-in 3,600 images, 3,408 of them with relations; chosen on 400 others. The bottom-up half is that of the embedded
+The annotations of Visual Relationship Detection (Lu et al. 2016), without its pictures: boxes and labels of the
+objects in 3,600 images, 3,408 of them with relations; chosen on 400 others. The bottom-up half is that of the embedded
 `object-detection`, trained on PASCAL VOC. Of its 20 classes, eleven are labels of VRD by the same name and six by
 another: aeroplane is airplane, bicycle bike, diningtable table, motorbike motorcycle, pottedplant plant and tvmonitor
 monitor. Bird, cow and sheep are none; they are labels of their own here, behind the 100 of VRD.
 
 The files that it learned from carry predicates under wrong names: the order of one list stands where that of another
-was meant ("sky below building" is about a sky above it). The model, its `id2predicate` and its evaluation stay faithful
-to the files; `predicate_names` in its config are the right names, and the pipeline and `butd-hf graph` show these.
+was meant ("sky below building" is about a sky above it). The model, its `id2predicate` and its evaluation stay
+faithful to the files; `predicate_names` in its config are the right names, and the pipeline and `butd-hf graph` show
+these.
 """
 LICENCE = """
 The code is Apache 2.0. The weights were learned from photographs of Flickr users, which {data} offers for
