@@ -20,6 +20,7 @@ FOLDER_OF_TEMPLATES = files("butd_hf.hub_cards")
 TEMPLATE = FOLDER_OF_TEMPLATES / "captioning.md.jinja"
 DETECTION_TEMPLATE = FOLDER_OF_TEMPLATES / "detection.md.jinja"
 QUESTION_TEMPLATE = FOLDER_OF_TEMPLATES / "question-answering.md.jinja"
+GRAPH_TEMPLATE = FOLDER_OF_TEMPLATES / "scene-graph-generation.md.jinja"
 
 # pipeline task: its template, and what the Hub's index finds its models by
 TASKS = {
@@ -27,6 +28,7 @@ TASKS = {
     "object-detection": (DETECTION_TEMPLATE, ["object-detection", "region-proposals"]),
     "image-segmentation": (DETECTION_TEMPLATE, ["instance-segmentation"]),
     "visual-question-answering": (QUESTION_TEMPLATE, ["visual-question-answering"]),
+    "scene-graph-generation": (GRAPH_TEMPLATE, ["scene-graph-generation", "visual-relationship-detection"]),
 }
 
 
@@ -67,8 +69,8 @@ def write_card(
         notes: What else was measured, in Markdown; follows the results.
         limits: Further limits, a sentence each.
         file: Where the card goes; `README.md` in the folder by default.
-        task: Pipeline task: `"image-to-text"`, `"object-detection"`, `"image-segmentation"` or
-            `"visual-question-answering"`.
+        task: Pipeline task: `"image-to-text"`, `"object-detection"`, `"image-segmentation"`,
+            `"visual-question-answering"` or `"scene-graph-generation"`.
         template: A Jinja template; that of the task by default.
         pipeline_tag: What the Hub calls the model's task; `task` by default.
         tags: What it is found by there; those of the task by default.
@@ -102,6 +104,7 @@ def write_card(
             metric_value=round(value, 2),
         )
         for metric, value in metrics.items()
+        if not metric.startswith("counting_")
     ]
     card_data = ModelCardData(
         language="en" if task in ("image-to-text", "visual-question-answering") else None,
@@ -110,7 +113,7 @@ def write_card(
         pipeline_tag=pipeline_tag or task,
         tags=list(tags),
         datasets=[dataset] if dataset else None,
-        metrics=sorted(metrics) or None,
+        metrics=sorted(name for name in metrics if not name.startswith("counting_")) or None,
         base_model=base_model,
         model_name=name,
         eval_results=results or None,
@@ -120,7 +123,9 @@ def write_card(
         template_path=os.fspath(template if template is not None else task_template),
         name=name,
         task=task,
-        classes=list((config.get("id2label") or {}).values()),
+        classes=by_number(config.get("id2label")),
+        predicates=by_number(config.get("predicate_names") or config.get("id2predicate")),
+        config=config,
         bottom_up=config["bottom_up_config"],
         top_down=config["top_down_config"],
         num_parameters=f"{count_parameters(weights) / 1e6:.1f} million",
@@ -130,12 +135,18 @@ def write_card(
         commands=[*commands, *(recipe(each["command"]) for each in settings)],
         versions=versions,
         evaluation=evaluation,
+        metrics=metrics,
         scores=[(metric_name(metric), f"{value:.1f}") for metric, value in metrics.items()],
         notes=notes.strip(),
         limits=list(limits),
     )
     card.save(file if file is not None else folder / CARD_FILE)
     return card
+
+
+def by_number(names: dict[str, str] | None) -> list[str]:
+    """Names in the order of their numbers, which JSON has as text."""
+    return [name for _, name in sorted((names or {}).items(), key=lambda item: int(item[0]))]
 
 
 def recipe(command: Sequence[str]) -> str:

@@ -6,7 +6,8 @@ Make a trained checkpoint the package's embedded default of a task, with its car
 
 The last run's `best/` is stored as float16; its config asks for float32, which CPUs compute in. `dev.json` is what
 `butd-hf evaluate captioning --model RUN2/best --num-beams 5 --data FOLDER --split dev --json` printed, `val.json` is
-of `butd-hf evaluate detection`; for `--task image-segmentation`, of `butd-hf evaluate segmentation`.
+of `butd-hf evaluate detection`; for `--task image-segmentation`, of `butd-hf evaluate segmentation`, and for `--task
+scene-graph-generation`, of `butd-hf evaluate scene-graph`.
 """
 
 import argparse
@@ -40,6 +41,18 @@ A re-encoded subset of DAQUAR (Malinowski and Fritz 2014), questions about the i
 the questions that VQA v2 trains on, from few rooms and few people who asked. The split isn't the public one, so
 figures don't compare with published ones.
 """
+VRD = """
+The annotations of Visual Relationship Detection (Lu et al. 2016), without its pictures: boxes and labels of the
+objects in 3,600 images, 3,408 of them with relations; chosen on 400 others. The bottom-up half is that of the embedded
+`object-detection`, trained on PASCAL VOC. Of its 20 classes, eleven are labels of VRD by the same name and six by
+another: aeroplane is airplane, bicycle bike, diningtable table, motorbike motorcycle, pottedplant plant and tvmonitor
+monitor. Bird, cow and sheep are none; they are labels of their own here, behind the 100 of VRD.
+
+The files that it learned from carry predicates under wrong names: the order of one list stands where that of another
+was meant ("sky below building" is about a sky above it). The model, its `id2predicate` and its evaluation stay
+faithful to the files; `predicate_names` in its config are the right names, and the pipeline and `butd-hf graph` show
+these.
+"""
 LICENCE = """
 The code is Apache 2.0. The weights were learned from photographs of Flickr users, which {data} offers for
 non-commercial research and education only: take the weights for that, too.
@@ -47,6 +60,12 @@ non-commercial research and education only: take the weights for that, too.
 DAQUAR_LICENCE = """
 The code is Apache 2.0. The weights were learned from DAQUAR and the photographs of NYU Depth V2, which are for
 research; the bottom-up half began with photographs of Flickr users. Take the weights for research and education only.
+"""
+
+VRD_LICENCE = """
+The code is Apache 2.0. The weights were learned from the annotations of Visual Relationship Detection and, in the
+bottom-up half, from photographs of Flickr users in PASCAL VOC, which are offered for research and education: take the
+weights for that, too.
 """
 
 
@@ -109,6 +128,23 @@ EMBEDDED = {
             "It saw a thousand photographs of rooms: about anything else it guesses.",
             "Of several things that are right together it names the likeliest, or all only if it learned them as one.",
             "The validation questions chose among checkpoints, so expect a little less on others.",
+        ),
+    ),
+    "scene-graph-generation": Embedded(
+        "ButdForSceneGraphGeneration",
+        "ButdImageProcessor",
+        "vrd",
+        VRD,
+        VRD_LICENCE,
+        (
+            "Visual evidence was not trained for relations: it never saw a picture with one. It reads a relation off "
+            "what the two objects are, where they are and what else is there. A person on a horse rides it, whether "
+            "the picture shows riding, falling or a statue.",
+            "In photographs it only finds the 20 classes of its bottom-up half; relations of what that misses or "
+            "misnames are missed or wrong. The figures above are of objects that are known.",
+            "It never saw relations of birds, cows and sheep, which VRD doesn't label: theirs are those of an "
+            "average object.",
+            "The validation images chose among checkpoints, so expect a little less on others.",
         ),
     ),
 }

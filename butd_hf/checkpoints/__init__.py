@@ -21,8 +21,8 @@ def default_checkpoint(task: str) -> str:
     `dtype` for less memory on an accelerator.
 
     Args:
-        task: Name of a pipeline task: `"image-to-text"`, `"object-detection"`, `"image-segmentation"` or
-            `"visual-question-answering"`.
+        task: Name of a pipeline task: `"image-to-text"`, `"object-detection"`, `"image-segmentation"`,
+            `"visual-question-answering"` or `"scene-graph-generation"`.
 
     Raises:
         ValueError: If the package has no default for this task.
