@@ -1,0 +1,219 @@
+# Copyright 2026 The butd_hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Pictures and texts together: prompts for generation, and captions with labels for training."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.tokenization_utils_base import TextInput
+from transformers.utils import auto_docstring
+
+from .image_processing_butd import ButdImageProcessor, ButdImageProcessorKwargs
+
+
+IGNORED_LABEL = -100  # what torch's cross entropy leaves out
+LOADING_RECORDS = ("is_local", "local_files_only")  # how a tokenizer was loaded, which it would save as its own
+UNLIMITED_LENGTH = 10**9  # tokenizers without a longest text give an astronomic model_max_length
+
+
+class ButdProcessorKwargs(ProcessingKwargs, total=False):
+    images_kwargs: ButdImageProcessorKwargs
+
+
+@auto_docstring(
+    custom_intro="""
+    One picture per text, each text the beginning of what is to be generated.
+
+    A single picture with several texts is repeated for each of them, and a single text for each of several pictures.
+    Texts are padded on the left, so that generation continues at the end of every one. Questions are texts too: a
+    word that the tokenizer doesn't know becomes its unknown token, an empty one has no words but those that the
+    tokenizer adds, and of one that is too long the model reads the beginning; `truncation=True` cuts it here.
+    """
+)
+class ButdProcessor(ProcessorMixin):
+    valid_processor_kwargs = ButdProcessorKwargs
+    text_kwargs: ClassVar[dict[str, Any]] = {"padding": True, "padding_side": "left", "return_token_type_ids": False}
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None):
+        super().__init__(image_processor, tokenizer)
+
+    @auto_docstring
+    def __call__(
+        self,
+        images: ImageInput | None = None,
+        text: TextInput | list[TextInput] | None = None,
+        **kwargs: Unpack[ButdProcessorKwargs],
+    ) -> BatchFeature:
+        r"""
+        Returns:
+            `BatchFeature`: `pixel_values` (and `pixel_mask`, see the image processor) if there are images, `input_ids`
+            and `attention_mask` if there is text.
+
+        Raises:
+            ValueError: If there are neither images nor text, or their numbers differ and neither is one.
+        """
+        if text is not None:
+            text = [text] if isinstance(text, str) else text
+            if not isinstance(text, Sequence) or len(text) == 0:
+                raise ValueError(f"text: got {text!r}, expected a string or a non-empty list of strings.")
+            text = list(text)
+        features = super().__call__(images=images, text=text, **kwargs)
+        if torch.is_tensor(features.get("input_ids")):  # without a single word, torch takes them for floats
+            features["input_ids"] = features["input_ids"].long()
+        if images is None or text is None:
+            return features
+        num_images, num_texts = len(features["pixel_values"]), len(features["input_ids"])
+        if num_images != num_texts and 1 not in (num_images, num_texts):
+            raise ValueError(f"got {num_images} images and {num_texts} texts, expected as many, or one of either.")
+        num_pairs = max(num_images, num_texts)
+        for name, value in features.items():
+            if len(value) < num_pairs:
+                features[name] = _repeat(value, num_pairs)
+        return features
+
+    def encode_captions(self, captions: list[str] | list[list[str]], max_length: int | None = None) -> BatchFeature:
+        """
+        Captions as inputs and labels of one training step.
+
+        Labels are aligned: `logits[:, t]` predicts `labels[:, t]`. With tokens a, b a caption has the inputs `bos a b`
+        and the labels `a b eos`.
+
+        Args:
+            captions (`list[str]` or `list[list[str]]`): One caption per row, or several per image, which become rows
+                in the order of the images.
+            max_length (`int`, *optional*): Longest row, `bos` included; longer captions are cut. By default the
+                tokenizer's `model_max_length`.
+
+        Returns:
+            `BatchFeature`: tensors `input_ids`, `attention_mask` and `labels`, each (num_captions, length), padded on
+            the right; padding has the label -100.
+
+        Raises:
+            ValueError: If there are no captions, one of them is not a string, `max_length` is below 1, or the
+                tokenizer lacks a token to begin, end or pad with.
+        """
+        bos = self._token_id("bos", "cls")
+        eos = self._token_id("eos", "sep")
+        pad = self._token_id("pad", "eos")
+        captions = _flatten_captions(captions)
+        max_length = self.tokenizer.model_max_length if max_length is None else max_length
+        if max_length < 1:
+            raise ValueError(f"max_length must be at least 1, got {max_length}.")
+        num_tokens = max_length - 1 if max_length < UNLIMITED_LENGTH else None
+
+        encoded = self.tokenizer(captions, add_special_tokens=False, padding=False, verbose=False)["input_ids"]
+        rows = [[bos, *tokens[:num_tokens], eos] for tokens in encoded]
+        length = max(len(row) for row in rows) - 1
+        input_ids = torch.full((len(rows), length), pad)  # (num_captions, length)
+        labels = torch.full((len(rows), length), IGNORED_LABEL)  # (num_captions, length)
+        attention_mask = torch.zeros_like(input_ids)  # (num_captions, length)
+        for index, row in enumerate(rows):
+            input_ids[index, : len(row) - 1] = torch.tensor(row[:-1])
+            labels[index, : len(row) - 1] = torch.tensor(row[1:])
+            attention_mask[index, : len(row) - 1] = 1
+        return BatchFeature({"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels})
+
+    def post_process_image_text_to_text(
+        self,
+        generated_outputs: "torch.Tensor | np.ndarray | list[list[int]]",
+        skip_special_tokens: bool = True,
+        **kwargs: Any,
+    ) -> list[str]:
+        """
+        Text of what `generate` returned.
+
+        Args:
+            generated_outputs: Token ids (batch_size, length) or (length,).
+            skip_special_tokens (`bool`): Whether the tokens that begin, end and pad are left out.
+            kwargs: Further arguments of the tokenizer's `batch_decode`.
+
+        Returns:
+            `list[str]`: One text per row; a list of one for a single row.
+        """
+        return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str | type = "AutoProcessor") -> None:
+        """
+        Lets saved processors carry their code, the image processor's too: without that, none of them would load.
+
+        Args:
+            auto_class: The auto class that is to find the processor.
+        """
+        super().register_for_auto_class(auto_class)
+        ButdImageProcessor.register_for_auto_class()
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """
+        Saves image processor and tokenizer, so that saving what was loaded gives the same bytes.
+
+        Args:
+            save_directory: Folder, created if needed.
+            push_to_hub (`bool`): Whether the folder is uploaded afterwards.
+            kwargs: Further arguments of `push_to_hub`.
+
+        Returns:
+            `list[str]`: The processor's own files.
+        """
+        for name in LOADING_RECORDS:
+            self.tokenizer.init_kwargs.pop(name, None)
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # what the last call padded and cut to would be saved as if it were a setting
+            backend.no_padding()
+            backend.no_truncation()
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _token_id(self, role: str, stand_in: str) -> int:
+        """Id of the token of a role; tokenizers made for encoders name it otherwise."""
+        for name in (role, stand_in):
+            token_id = getattr(self.tokenizer, f"{name}_token_id", None)
+            if token_id is not None:
+                return token_id
+        raise ValueError(f"the tokenizer has neither a {role}_token nor a {stand_in}_token, captions need one.")
+
+
+def _flatten_captions(captions: list[str] | list[list[str]]) -> list[str]:
+    if isinstance(captions, str) or len(captions) == 0:
+        raise ValueError(f"captions: got {captions!r}, expected a non-empty list of strings or of lists of strings.")
+    flat = []
+    for index, entry in enumerate(captions):
+        is_list = isinstance(entry, (list, tuple))
+        for place, caption in enumerate(entry if is_list else [entry]):
+            if not isinstance(caption, str):
+                name = f"captions[{index}][{place}]" if is_list else f"captions[{index}]"
+                raise ValueError(f"{name}: got {type(caption).__name__}, expected a string.")
+            flat.append(caption)
+    if not flat:
+        raise ValueError("captions: every image has an empty list, expected at least one caption.")
+    return flat
+
+
+def _repeat(value: Any, count: int) -> Any:
+    """A batch of one, repeated along its first dimension."""
+    if isinstance(value, torch.Tensor):
+        return value.repeat_interleave(count, dim=0)
+    if isinstance(value, np.ndarray):
+        return value.repeat(count, axis=0)
+    return value * count
+
+
+__all__ = ["ButdProcessor"]
