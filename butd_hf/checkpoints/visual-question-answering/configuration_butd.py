@@ -327,7 +327,11 @@ class ButdConfig(PreTrainedConfig):
         mask_size (`int`): Side of the mask that instance segmentation draws in each box, even.
         num_predicates (`int`): Predicates of scene graphs, as many as `id2predicate` names.
         id2predicate (`dict[int, str]`, *optional*): Their names; `PREDICATE_0`, ... by default.
+        predicate_names (`dict[int, str]`, *optional*): What is shown to people instead, where the names of the data
+            mislead; metrics and training know nothing of it.
         pair_budget (`int`): At most this many pairs of subject and object are looked at per image.
+        pair_rivals (`bool`): Whether the second look at a pair hears how it stands among the pairs of the same labels:
+            who is nearer, and how many.
         relation_appearance (`bool`): Whether relations are judged by what regions look like, or by labels and
             geometry alone, which data without pictures can teach.
         frequency_prior (`bool`): Whether predicates and pairs begin with how often their labels were related so.
@@ -387,7 +391,9 @@ class ButdConfig(PreTrainedConfig):
     mask_size: int = 28  # as in Mask R-CNN
     num_predicates: int = 0
     id2predicate: dict[int, str] | dict[str, str] | None = None
+    predicate_names: dict[int, str] | dict[str, str] | None = None
     pair_budget: int = 256  # all pairs of 16 objects
+    pair_rivals: bool = False
     relation_appearance: bool = True
     frequency_prior: bool = True  # labels alone predict most predicates (Zellers et al. 2018)
     num_frequent_pairs: int = 0
@@ -419,6 +425,8 @@ class ButdConfig(PreTrainedConfig):
             self.num_predicates = self.num_predicates or len(self.id2predicate)
         elif self.num_predicates > 0:
             self.id2predicate = {index: f"PREDICATE_{index}" for index in range(self.num_predicates)}
+        if self.predicate_names is not None:
+            self.predicate_names = {int(index): name for index, name in self.predicate_names.items()}
         kwargs.pop("custom_pipelines", None)  # follows from the architecture
         super().__post_init__(**kwargs)
 
@@ -477,6 +485,8 @@ class ButdConfig(PreTrainedConfig):
         """Checks ranges; called by `@strict` after the types."""
         agrees = set(self.id2predicate or {}) == set(range(self.num_predicates))
         _require(self, "id2predicate", agrees, f"a name for each of num_predicates={self.num_predicates}")
+        agrees = self.predicate_names is None or set(self.predicate_names) == set(range(self.num_predicates))
+        _require(self, "predicate_names", agrees, f"None, or one for each of num_predicates={self.num_predicates}")
         _require(self, "pair_budget", self.pair_budget > 0, "positive")
         for field in ("num_frequent_pairs", "logit_adjustment", "no_object_weight"):
             _require(self, field, getattr(self, field) >= 0, "zero or positive")
