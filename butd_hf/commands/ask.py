@@ -92,6 +92,6 @@ def draw_photo(picture: Any, found: Any, file: Path) -> None:
     from ..drawing import draw_caption, save_figure
 
     glimpses = [f"glimpse {number}" for number in range(1, len(found.attentions) + 1)]
-    headline = f"{found.question} {found.answers[0]} ({found.scores[0]:.0%})"
+    headline = f"{found.question.rstrip('?')}? {found.answers[0]} ({found.scores[0]:.0%})"
     figure = draw_caption(picture, found.boxes, glimpses, found.attentions, caption=headline)
     save_figure(figure, file)
