@@ -196,7 +196,6 @@ class ButdSceneGraphDecoder(nn.Module):
         self.predicate_proj = nn.Linear(hidden_size, config.num_predicates)
         if config.pair_rivals:
             self.standings_proj = nn.Linear(NUM_STANDINGS, hidden_size)
-            self.rivals_proj = nn.Linear(hidden_size, hidden_size)
         self.related_proj = nn.Linear(hidden_size, 1)
         self.frequency_prior = ButdFrequencyPrior(config)
         self.init_own_weights()
@@ -250,7 +249,7 @@ class ButdSceneGraphDecoder(nn.Module):
         )
         selection_logits = self.pair_scorer(hidden_states, boxes, pairs)
         states, attention, all_states = self.look(
-            pairs, hidden_states, geometry, boxes, attention_mask, output_attentions
+            pairs, labels, hidden_states, geometry, regions, attention_mask, output_attentions
         )
         predicate_logits = self.predicate_proj(states).float()  # (batch_size, num_pairs, num_predicates)
         if self.config.frequency_prior:
@@ -261,14 +260,8 @@ class ButdSceneGraphDecoder(nn.Module):
                 counted = own_counts(labels, mask, pairs, own, *sizes)
             selection_logits = selection_logits + self.frequency_prior.log_odds(subjects, objects, counted)
             predicate_logits = predicate_logits + self.frequency_prior(subjects, objects, counted)
-        # CODEPATH: of several things with one label, people relate the nearest; older checkpoints don't compare them
-        if self.config.pair_rivals:
-            standings = self.standings_proj(pair_standings(boxes, labels, mask, pairs).to(dtype))
-            second_look = self.dropout(self.act_fn(self.rivals_proj(states) + standings))
-        else:
-            second_look = states
         # the second look corrects the first, which learns by itself to let no related pair go
-        pair_logits = selection_logits + self.related_proj(second_look)[..., 0].float()
+        pair_logits = selection_logits + self.related_proj(states)[..., 0].float()
         return ButdPairs(
             pairs=pairs,
             pair_mask=pair_mask,
@@ -283,18 +276,26 @@ class ButdSceneGraphDecoder(nn.Module):
     def look(
         self,
         pairs: torch.Tensor,
+        labels: torch.Tensor,
         region_states: torch.Tensor,
         region_geometry: torch.Tensor,
-        boxes: torch.Tensor,
+        regions: ButdRegions,
         attention_mask: torch.Tensor | None,
         output_attentions: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...]]:
         """Pairs after the layers, where they looked if asked for, and what each layer began with and made of it."""
-        subjects, _ = gather_pairs(self.subject_proj(region_states), pairs)
-        _, objects = gather_pairs(self.object_proj(region_states), pairs)
+        boxes = regions.boxes.float()
+        placed = region_states + region_geometry
+        subjects, _ = gather_pairs(self.subject_proj(placed), pairs)
+        _, objects = gather_pairs(self.object_proj(placed), pairs)
         subject_boxes, object_boxes = gather_pairs(boxes, pairs)
         measures = pair_measures(subject_boxes, object_boxes).to(subjects.dtype)
-        hidden_states = self.act_fn(subjects + objects + self.measures_proj(measures))
+        hidden_states = subjects + objects + self.measures_proj(measures)
+        # CODEPATH: of several things with one label, people relate the nearest; older checkpoints don't compare them
+        if self.config.pair_rivals:
+            standings = pair_standings(boxes, labels, regions.mask, pairs).to(subjects.dtype)
+            hidden_states = hidden_states + self.standings_proj(standings)
+        hidden_states = self.act_fn(hidden_states)
         hidden_states = self.pair_proj(self.dropout(hidden_states))  # (batch_size, num_pairs, hidden_size)
         geometry = self.box_embedding(union_boxes(subject_boxes, object_boxes).to(subjects.dtype))
         all_states, attentions = (hidden_states,), []
