@@ -5,7 +5,8 @@ from typing import Any
 
 
 EXPORTS = {  # name: the module of this package that defines it
-    "CaptionDataset": "captioning",
+    "CaptionDataset": "caption_examples",
+    "CaptionStream": "caption_examples",
     "CaptioningTask": "captioning",
     "DetectionDataset": "detection",
     "DetectionTask": "detection",
