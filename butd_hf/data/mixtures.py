@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
+from datasets import Dataset, IterableDataset, Value, concatenate_datasets, interleave_datasets
 
 
 SHARDS = 64  # of a table among streams: as many readers can share it without each reading the other's rows
@@ -40,4 +40,10 @@ def mix(
     return interleave_datasets(list(sources), shares, seed=seed, stopping_strategy="all_exhausted")
 
 
-__all__ = ["mix"]
+def numbered(table: Dataset, number: int) -> Dataset:
+    """A table whose `image_id` tells it from those of other sources, which may count their images alike."""
+    ids = [f"{number}/{image_id}" for image_id in table["image_id"]]
+    return table.remove_columns("image_id").add_column("image_id", ids, feature=Value("string"))
+
+
+__all__ = ["mix", "numbered"]

@@ -23,12 +23,14 @@ def load_image(path: str, content: bytes | None = None) -> Image.Image:
         path: Of the file.
         content: Its bytes, if they have been read already.
     """
+    file = path if content is None else BytesIO(content)
     try:
-        with Image.open(path if content is None else BytesIO(content)) as image:
+        with Image.open(file) as image:
             image.load()
             return ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise whatever a broken file leads them into
-        raise OSError(f"Cannot read image {path}: {error}") from error
+        reason = str(error).replace(repr(file), path)  # not where its bytes are in memory
+        raise OSError(f"Cannot read image {path}: {reason}") from error
 
 
 def central_crop(image: Image.Image) -> Image.Image:
