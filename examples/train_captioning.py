@@ -167,7 +167,8 @@ def load_splits(arguments: CaptioningArguments, seed: int) -> tuple[Dataset | It
     sources = []
     for number, source in enumerate(arguments.data):
         if is_stream(source):
-            sources.append(open_captions(source, arguments.train_split))
+            stream = open_captions(source, arguments.train_split)
+            sources.append(stream.take(arguments.limit) if arguments.limit else stream)
             continue
         table = load_captions(source, images=arguments.images, require_images=arguments.strict)
         table = rows_of_split(table, arguments.train_split, source, arguments.limit)

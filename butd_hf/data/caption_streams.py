@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Image, IterableDataset, List, Value, load_dataset
 
-from .captions import CAPTION_COLUMNS, CaptionDataError
+from .captions import CAPTION_COLUMNS, CAPTIONS_FILE, CaptionDataError, metadata_files
 
 
 STREAM_PREFIX = "stream:"
@@ -25,7 +25,10 @@ def is_stream(source: str) -> bool:
     """Whether a source of captions is to be streamed: `stream:NAME`, a `.tar` pattern or a folder of such shards."""
     if source.startswith(STREAM_PREFIX) or source.endswith(SHARD_SUFFIX):
         return True
-    return Path(source).is_dir() and any(Path(source).glob(f"*{SHARD_SUFFIX}"))
+    folder = Path(source)
+    # beside captions, an archive is what they were unpacked from
+    described = (folder / CAPTIONS_FILE).is_file() or bool(metadata_files(folder))
+    return folder.is_dir() and not described and any(folder.glob(f"*{SHARD_SUFFIX}"))
 
 
 def open_captions(source: str, split: str = "train") -> IterableDataset:

@@ -23,6 +23,7 @@ EXPECTED = (
     'COCO captions {"images", "annotations"} or Karpathy splits {"images": [{"filename", "split", "sentences"}]}'
 )
 
+CAPTIONS_FILE = "captions.jsonl"
 METADATA_FILE = "metadata.jsonl"  # of an `imagefolder` of the library `datasets`
 CAPTION_COLUMNS = ("captions", "text", "caption")  # of it, the first that is there; a string or several
 
@@ -81,7 +82,7 @@ def captions_file(path: Path) -> Path:
     """The captions file at `path`: that file, or what a folder holds; of an `imagefolder` a `metadata.jsonl`."""
     file = path
     if path.is_dir():
-        file = path / "captions.jsonl"
+        file = path / CAPTIONS_FILE
         if not file.is_file() and metadata_files(path):
             return path / METADATA_FILE
     if not file.is_file():

@@ -10,6 +10,7 @@ EXPORTS = {  # name: the module of this package that defines it
     "CaptioningTask": "captioning",
     "DetectionDataset": "detection",
     "DetectionTask": "detection",
+    "ExampleStream": "example_stream",
     "LoopArguments": "arguments",
     "QuestionAnsweringTask": "question_answering",
     "QuestionDataset": "question_answering",

@@ -74,7 +74,7 @@ class ExampleStream(ABC, Generic[Example]):
                 try:
                     example = self.read(row, np.random.default_rng((self.seed, rounds, reader, row_number)))
                 except OSError as error:
-                    self.broken.pass_over((reader, str(error)), error)
+                    self.broken.pass_over(str(error), error)
                     continue
                 empty = False
                 yield (rounds, row_number + 1), example
@@ -94,8 +94,6 @@ class ExampleStream(ABC, Generic[Example]):
             for batch in split_dataset_by_node(rows, reader, num_readers).iter(batch_size=1):
                 row = {name: values[0] for name, values in batch.items()}
                 yield row
-        except GeneratorExit:
-            raise
         except Exception as error:  # readers of all kinds of files raise what they like
             after = f" after {row['image_id']}" if "image_id" in row else ""
             raise RuntimeError(f"The stream broke off{after}: {type(error).__name__}: {error}") from error

@@ -91,6 +91,12 @@ def test_anything_that_datasets_streams(picture_paths, tmp_path):
     table = Dataset.from_dict({"image": picture_paths, "filename": list("abc"), "caption": ["one", "two", "three"]})
     table.cast_column("image", Image()).to_parquet(tmp_path / "train-0.parquet")
     assert is_stream(f"stream:{tmp_path}") and not is_stream(str(tmp_path))
+    (tmp_path / "images.tar").touch()
+    assert is_stream(str(tmp_path))
+    (tmp_path / "captions.jsonl").touch()  # which were packed with the images
+    assert not is_stream(str(tmp_path))
+    (tmp_path / "captions.jsonl").unlink()
+    (tmp_path / "images.tar").unlink()
     rows = list(open_captions(f"stream:{tmp_path}"))
     assert [(row["image_id"], row["captions"]) for row in rows] == [("a", ["one"]), ("b", ["two"]), ("c", ["three"])]
     assert [
