@@ -164,23 +164,21 @@ class CaptioningArguments:
 
 def load_splits(arguments: CaptioningArguments, seed: int) -> tuple[Dataset | IterableDataset, Dataset]:
     """The images to learn from, a stream if any of their sources is one, and those to score."""
-    sources = []
+    sources, tables = [], []
     for number, source in enumerate(arguments.data):
         if is_stream(source):
             stream = open_captions(source, arguments.train_split)
             sources.append(stream.take(arguments.limit) if arguments.limit else stream)
             continue
-        table = load_captions(source, images=arguments.images, require_images=arguments.strict)
-        table = rows_of_split(table, arguments.train_split, source, arguments.limit)
+        tables.append(load_captions(source, images=arguments.images, require_images=arguments.strict))
+        table = rows_of_split(tables[-1], arguments.train_split, source, arguments.limit)
         if len(arguments.data) > 1:
             table = numbered(table, number)
         sources.append(as_stream_table(table) if arguments.streamed else table)
     source = arguments.eval_data or arguments.data[0]
-    images = arguments.images if arguments.eval_data is None else None
-    table = load_captions(source, images=images, require_images=False)
-    eval_split = arguments.eval_split or next(
-        (name for name in EVALUATION_SPLITS if name in set(table["split"])), None
-    )
+    table = tables[0] if arguments.eval_data is None else load_captions(source, require_images=False)
+    known = set(table["split"])
+    eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in known), None)
     eval_table = rows_of_split(table, eval_split, source, arguments.limit)
     require_files(eval_table["image"], source, CaptionDataError)
     return mix(sources, arguments.data_weights, seed), eval_table
