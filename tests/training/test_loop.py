@@ -161,8 +161,11 @@ VARIANTS = {
     "accumulated": {"gradient_accumulation_steps": 2, "checkpoint_steps": 1},
     "workers": {"num_workers": 1, "scheduler": "linear"},
     # more than once through the rows
-    "streamed": {"steps_per_epoch": 5, "gradient_accumulation_steps": 2, "checkpoint_steps": 1},
-    "streamed_to_workers": {"steps_per_epoch": 5, "num_workers": 2},
+    "streamed": {
+        **{"steps_per_epoch": 3, "gradient_accumulation_steps": 2, "checkpoint_steps": 1},
+        **{"epochs": 2, "evaluate_every": 2},
+    },
+    "streamed_to_workers": {"steps_per_epoch": 5, "num_workers": 2, "epochs": 2, "evaluate_every": 2},
 }
 
 
