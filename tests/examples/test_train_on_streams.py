@@ -50,8 +50,8 @@ def shards(caption_data, tmp_path_factory):
 
 
 def options_of(shards, table, folder):
-    """Three quarters of shards, a quarter of a table, in two epochs of three steps."""
-    mixture = ["--data", shards, table, "--data_weights", 3, 1, "--eval_data", table, "--steps_per_epoch", 3]
+    """Three quarters of shards, a quarter of a table, in two epochs of two steps."""
+    mixture = ["--data", shards, table, "--data_weights", 3, 1, "--eval_data", table, "--steps_per_epoch", 2]
     return list(map(str, [*mixture, *MODEL, *SHORT, "--output_dir", folder]))
 
 
@@ -59,13 +59,13 @@ def test_two_killed_processes_go_on_with_their_streams(shards, caption_data, tmp
     """They share shards with a broken picture and a table, and end up with the weights of a run that nobody killed."""
     whole, killed = (options_of(shards, caption_data, tmp_path / name) for name in ("whole", "killed"))
     # in the save after the first step of the second epoch
-    died = TRAIN_FORKED([[None, *whole], [5, *killed]], 2)
+    died = TRAIN_FORKED([[None, *whole], [4, *killed]], 2)
     assert died[0] == -signal.SIGKILL and died[1] != 0
-    assert latest_state(tmp_path / "killed" / "last").name == "step-000000003"
+    assert latest_state(tmp_path / "killed" / "last").name == "step-000000002"
     assert TRAIN_FORKED([[None, *killed, "--resume"]], 2) == [0, 0]
 
     states = [latest_state(tmp_path / name / "last") for name in ("whole", "killed")]
-    assert [state.name for state in states] == ["step-000000006"] * 2
+    assert [state.name for state in states] == ["step-000000004"] * 2
     places = [torch.load(state / "custom_checkpoint_2.pkl") for state in states]
     assert places[0] == places[1] and len(places[0]["processes"]) == 2
     expected, found = (torch.load(state / "pytorch_model.bin") for state in states)
