@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert
 
@@ -33,6 +34,7 @@ class GraphExample:
         relations: Subject, object and predicate: (num_relations, 3).
         size: Height and width in the unit of the annotation.
         flipped: Whether the picture is to be mirrored; boxes and relations are.
+        picture: What `image` holds, if it has been read.
     """
 
     index: int
@@ -42,6 +44,7 @@ class GraphExample:
     relations: torch.Tensor
     size: tuple[float, float]
     flipped: bool = False
+    picture: Image.Image | None = None
 
     def as_labels(self) -> dict[str, torch.Tensor]:
         """As the model's `labels` has it."""

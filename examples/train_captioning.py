@@ -8,23 +8,35 @@ then fine-tune it end to end:
     accelerate launch examples/train_captioning.py --data FOLDER --output_dir RUN2 --init_from RUN/best \
         --freeze 0 --learning_rate 1e-4 --backbone_learning_rate 2e-5 --augment flip crop
 
-FOLDER holds `captions.jsonl` and `images/`; COCO and Karpathy-split JSON files work too. RUN explains itself:
-settings, versions, metrics, predictions, `best/` for `from_pretrained` and `last/` for `--resume`. The best model is
-the one with the highest CIDEr on the evaluation split. On a CPU, `--num_threads` says how many threads to use.
+FOLDER holds `captions.jsonl` and `images/`; COCO and Karpathy-split JSON files work too. Several are mixed, with
+`--data_weights` in given shares. What is too large for that is streamed: a folder of WebDataset shards, or anything
+that `datasets` can stream as `stream:NAME`, scored on captions of your own:
+
+    accelerate launch examples/train_captioning.py --data SHARDS stream:USER/NAME --data_weights 0.7 0.3 \
+        --eval_data FOLDER --steps_per_epoch 1000 --output_dir RUN
+
+A picture that can't be read is passed over with a warning, unless there is `--strict`. RUN explains itself: settings,
+versions, metrics, predictions, `best/` for `from_pretrained` and `last/` for `--resume`. The best model is the one
+with the highest CIDEr on the evaluation split. On a CPU, `--num_threads` says how many threads to use.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import HfArgumentParser
 
 from butd_hf.conversion.backbone_weights import load_backbone_weights
-from butd_hf.data.captions import load_captions
+from butd_hf.data.caption_streams import as_stream_table, first_captions, is_stream, open_captions
+from butd_hf.data.captions import CaptionDataError, load_captions
+from butd_hf.data.flaws import require_files
+from butd_hf.data.mixtures import mix, numbered
 from butd_hf.data.region_store import extract_regions
+from butd_hf.data.splits import rows_of_split
 from butd_hf.data.tokenization import train_tokenizer
 from butd_hf.data.views import Augmentation, load_image, views_of
 from butd_hf.modeling.configuration_butd import ButdConfig
@@ -33,7 +45,8 @@ from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
 from butd_hf.modeling.processing_butd import ButdProcessor
 from butd_hf.training.arguments import LoopArguments
 from butd_hf.training.bottom_up_weights import load_bottom_up
-from butd_hf.training.captioning import CaptionDataset, CaptioningTask
+from butd_hf.training.caption_examples import CaptionDataset, CaptionStream
+from butd_hf.training.captioning import CaptioningTask
 from butd_hf.training.frozen_stages import FrozenStages
 from butd_hf.training.loop import TrainingLoop, build_accelerator
 from butd_hf.training.optimizers import freeze_depthwise, freeze_stages
@@ -47,12 +60,19 @@ EVALUATION_SPLITS = ("dev", "val", "validation", "test")
 class CaptioningArguments:
     """What to train on, and what to train. An option without a default keeps what `--init_from` has."""
 
-    data: str = field(metadata={"help": "Captions file, or folder with captions.jsonl and images/."})
+    data: list[str] = field(
+        metadata={
+            "help": "Captions file, or folder with captions.jsonl and images/; shards or stream:NAME; or several."
+        }
+    )
+    data_weights: list[float] | None = field(default=None, metadata={"help": "In which shares --data are mixed."})
+    eval_data: str | None = field(default=None, metadata={"help": "Captions to score; by default the first --data."})
     images: str | None = field(default=None, metadata={"help": "Images folder; images/ beside the captions file."})
     train_split: str = field(default="train", metadata={"help": "Split to learn from."})
     eval_split: str | None = field(default=None, metadata={"help": f"Split to score: first of {EVALUATION_SPLITS}."})
     strict: bool = field(default=False, metadata={"help": "Stop at a picture that can't be read instead of warning."})
     limit: int = field(default=0, metadata={"help": "Use only this many images of each split, for trials."})
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Of streams: images in memory, one of which is next."})
 
     init_from: str | None = field(default=None, metadata={"help": "Checkpoint to start from, e.g. RUN/best."})
     bottom_up_from: str | None = field(
@@ -91,6 +111,7 @@ class CaptioningArguments:
     tokenizer_kind: str = field(default="word", metadata={"help": "word or bpe."})
     vocab_size: int = field(default=10000, metadata={"help": "Most tokens of the vocabulary."})
     min_frequency: int = field(default=5, metadata={"help": "Rarer words are unknown."})
+    vocab_images: int = field(default=20000, metadata={"help": "First images of a stream that teach the vocabulary."})
     max_length: int = field(default=24, metadata={"help": "Longest training caption in tokens."})
     captions_per_image: int = field(default=5, metadata={"help": "Captions drawn per image and step."})
     augment: list[str] = field(default_factory=lambda: ["flip"], metadata={"help": "Of flip, crop, jitter; or none."})
@@ -121,6 +142,14 @@ class CaptioningArguments:
 
     def __post_init__(self) -> None:
         self.augment = [name for name in self.augment if name != "none"]
+        self.streamed = any(map(is_stream, self.data))
+        if len(self.data) > 1 and self.images is not None:
+            raise ValueError(f"--images is the folder of one --data, got {len(self.data)}: leave it out.")
+        if self.eval_data is None and is_stream(self.data[0]):
+            raise ValueError(f"--eval_data must name captions to score: {self.data[0]} is a stream to learn from.")
+        if self.streamed and (self.cache is not None or self.self_critical):
+            option = "--cache" if self.cache is not None else "--self_critical"
+            raise ValueError(f"{option} goes through all images before training: it can't be had with a stream.")
         if self.freeze not in ("all", "none") and not self.freeze.isdigit():
             raise ValueError(f"--freeze must be all, none or a number of stages, got {self.freeze!r}.")
         if self.init_from is not None and self.bottom_up_from is not None:
@@ -133,21 +162,29 @@ class CaptioningArguments:
             raise ValueError("--cache holds fixed views of each image: flip and crop are possible, jitter is not.")
 
 
-def load_splits(arguments: CaptioningArguments) -> tuple[Dataset, Dataset]:
-    """The images to learn from and those to score."""
-    table = load_captions(arguments.data, images=arguments.images)
-    splits = list(table["split"])
-    eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in splits), None)
-    found = []
-    for split in (arguments.train_split, eval_split):
-        rows = [row for row, name in enumerate(splits) if name == split]
-        if not rows:
-            raise ValueError(f"{arguments.data} has no split {split!r}, but {sorted(set(splits))}.")
-        found.append(table.select(rows[: arguments.limit or None]))
-    return found[0], found[1]
+def load_splits(arguments: CaptioningArguments, seed: int) -> tuple[Dataset | IterableDataset, Dataset]:
+    """The images to learn from, a stream if any of their sources is one, and those to score."""
+    sources, tables = [], []
+    for number, source in enumerate(arguments.data):
+        if is_stream(source):
+            stream = open_captions(source, arguments.train_split)
+            sources.append(stream.take(arguments.limit) if arguments.limit else stream)
+            continue
+        tables.append(load_captions(source, images=arguments.images, require_images=arguments.strict))
+        table = rows_of_split(tables[-1], arguments.train_split, source, arguments.limit)
+        if len(arguments.data) > 1:
+            table = numbered(table, number)
+        sources.append(as_stream_table(table) if arguments.streamed else table)
+    source = arguments.eval_data or arguments.data[0]
+    table = tables[0] if arguments.eval_data is None else load_captions(source, require_images=False)
+    known = set(table["split"])
+    eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in known), None)
+    eval_table = rows_of_split(table, eval_split, source, arguments.limit)
+    require_files(eval_table["image"], source, CaptionDataError)
+    return mix(sources, arguments.data_weights, seed), eval_table
 
 
-def build_processor(arguments: CaptioningArguments, backbone: str, captions: list[str]) -> ButdProcessor:
+def build_processor(arguments: CaptioningArguments, backbone: str, captions: Iterable[str]) -> ButdProcessor:
     """The processor of the checkpoint to start from, or one for the backbone and the training captions."""
     if arguments.init_from is not None:
         processor = ButdProcessor.from_pretrained(arguments.init_from)
@@ -257,9 +294,19 @@ def build_datasets(
     model: ButdForConditionalGeneration,
     processor: ButdProcessor,
     accelerator: Accelerator,
-) -> tuple[CaptionDataset, CaptionDataset]:
+    train_table: Dataset | IterableDataset,
+    eval_table: Dataset,
+) -> tuple[CaptionDataset | CaptionStream, CaptionDataset]:
     """Examples to learn from and to score: pictures, or regions if they are to be computed once."""
-    train_table, eval_table = load_splits(arguments)
+    settings = {
+        "captions_per_image": arguments.captions_per_image,
+        "augmentation": Augmentation(tuple(arguments.augment)) if arguments.augment else None,
+        "seed": loop.seed,
+        "strict": arguments.strict,
+    }
+    if arguments.streamed:
+        stream = CaptionStream(train_table, shuffle_buffer=arguments.shuffle_buffer, **settings)
+        return stream, CaptionDataset(eval_table)
     train_store = eval_store = None
     if arguments.cache is not None:
         tables = {"train": (train_table, views_of(arguments.augment)), "eval": (eval_table, ("identity",))}
@@ -271,28 +318,22 @@ def build_datasets(
             extract_regions(
                 stages or model,
                 processor,
-                table,
+                # each once, however often a mixture has it
+                list(dict.fromkeys(zip(table["image_id"], table["image"], strict=True))),
                 Path(arguments.cache) / name,
                 views=views,
                 dtype=arguments.cache_dtype,
                 batch_size=arguments.eval_batch_size,
                 num_workers=loop.num_workers,
                 accelerator=accelerator,
+                strict=arguments.strict or name == "eval",
             )
             for name, (table, views) in tables.items()
         )
         if stages is not None:
-            example = load_image(train_table[0]["image"])
+            example = load_image(eval_table[0]["image"])
             stages.skip(backbone, processor(images=example, return_tensors="pt")["pixel_values"])
-    train_dataset = CaptionDataset(
-        train_table,
-        captions_per_image=arguments.captions_per_image,
-        augmentation=Augmentation(tuple(arguments.augment)) if arguments.augment else None,
-        store=train_store,
-        seed=loop.seed,
-        strict=arguments.strict,
-    )
-    return train_dataset, CaptionDataset(eval_table, store=eval_store)
+    return CaptionDataset(train_table, store=train_store, **settings), CaptionDataset(eval_table, store=eval_store)
 
 
 def main() -> None:
@@ -302,11 +343,16 @@ def main() -> None:
     accelerator = build_accelerator(loop)
     set_seed(loop.seed)
 
-    train_table, _ = load_splits(arguments)
-    captions = [caption for captions in train_table["captions"] for caption in captions]
+    train_table, eval_table = load_splits(arguments, loop.seed)
+    if arguments.streamed:
+        captions = first_captions(train_table, arguments.vocab_images)
+    else:
+        captions = [caption for captions in train_table["captions"] for caption in captions]
     processor = build_processor(arguments, arguments.backbone, captions)
     model = build_model(arguments, processor)
-    train_dataset, eval_dataset = build_datasets(arguments, loop, model, processor, accelerator)
+    train_dataset, eval_dataset = build_datasets(
+        arguments, loop, model, processor, accelerator, train_table, eval_table
+    )
     task_class, own_settings = CaptioningTask, {}
     if arguments.self_critical:
         task_class, own_settings = (

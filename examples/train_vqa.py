@@ -5,7 +5,8 @@ Train a model that answers questions about pictures, with a frozen bottom-up hal
         --freeze all --cache REGIONS
 
 and what the question or the picture alone can tell: `--regions none`, `--questions none`. `--freeze 0` trains the
-backbone too; `--data easy-vqa` are small drawings, of which a package carries thousands.
+backbone too; several `--data` are mixed in the shares of `--data_weights`; `--data easy-vqa` are small drawings, of
+which a package carries thousands.
 
 FOLDER holds `qa.jsonl` and `images/` (DAQUAR); VQA v2, GQA, Visual Genome and easy-VQA in their own files work too.
 CHECKPOINT is any of this package: its bottom-up half is taken over. RUN explains itself: settings, versions, metrics,

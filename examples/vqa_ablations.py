@@ -94,7 +94,7 @@ def main() -> None:
 
     shown = [metric for metric in METRICS if all(metric in best for runs in table.values() for best in runs)]
     cells = [[name, *(summary([best[metric] for best in runs]) for metric in shown)] for name, runs in table.items()]
-    title = f"{arguments.data}, best of {loop.epochs} epochs, seeds {', '.join(map(str, ablation.seeds))}"
+    title = f"{', '.join(arguments.data)}, best of {loop.epochs} epochs, seeds {', '.join(map(str, ablation.seeds))}"
     print_table(["model sees", *map(metric_name, shown)], cells, title=title)
     document = {name: {metric: [best[metric] for best in runs] for metric in shown} for name, runs in table.items()}
     (Path(loop.output_dir) / "table.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -15,7 +15,9 @@ EXPORTS = {  # name: the module of this package that defines it
     "load_detections": "detection",
     "load_questions": "questions",
     "load_scene_graphs": "scene_graphs",
+    "mix": "mixtures",
     "normalize_answer": "answers",
+    "open_captions": "caption_streams",
     "train_tokenizer": "tokenization",
 }
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
+from .flaws import require_files
+
 
 CAPTION_FEATURES = Features(
     {
@@ -21,18 +23,18 @@ EXPECTED = (
     'COCO captions {"images", "annotations"} or Karpathy splits {"images": [{"filename", "split", "sentences"}]}'
 )
 
+CAPTIONS_FILE = "captions.jsonl"
 METADATA_FILE = "metadata.jsonl"  # of an `imagefolder` of the library `datasets`
 CAPTION_COLUMNS = ("captions", "text", "caption")  # of it, the first that is there; a string or several
-
-# how many missing files an error names before it only counts
-LISTED_FILES = 10
 
 
 class CaptionDataError(ValueError):
     """A captions file that cannot be used: the message names the place, what came and what was expected."""
 
 
-def load_captions(path: str | Path, split: str | None = None, images: str | Path | None = None) -> Dataset:
+def load_captions(
+    path: str | Path, split: str | None = None, images: str | Path | None = None, require_images: bool = True
+) -> Dataset:
     """
     Reads images and their captions.
 
@@ -45,6 +47,7 @@ def load_captions(path: str | Path, split: str | None = None, images: str | Path
         path: The captions file, or a folder that holds `captions.jsonl` or is an `imagefolder`.
         split: Keep only this split; all of them by default.
         images: Folder of the image files. By default `images/` beside the captions file.
+        require_images: Whether every image file must be there. Otherwise a warning names those that are missing.
 
     Returns:
         A table with the columns `image` (absolute path), `image_id`, `captions` (at least one per image) and `split`.
@@ -70,7 +73,7 @@ def load_captions(path: str | Path, split: str | None = None, images: str | Path
     folder = folder.resolve()
     for row in rows:
         row["image"] = str(folder / row["image"])
-    require_files([row["image"] for row in rows], file)
+    require_files((row["image"] for row in rows), file, CaptionDataError, require_images)
     columns = {name: [row[name] for row in rows] for name in CAPTION_FEATURES}
     return Dataset.from_dict(columns, features=CAPTION_FEATURES)
 
@@ -79,7 +82,7 @@ def captions_file(path: Path) -> Path:
     """The captions file at `path`: that file, or what a folder holds; of an `imagefolder` a `metadata.jsonl`."""
     file = path
     if path.is_dir():
-        file = path / "captions.jsonl"
+        file = path / CAPTIONS_FILE
         if not file.is_file() and metadata_files(path):
             return path / METADATA_FILE
     if not file.is_file():
@@ -251,15 +254,3 @@ def clean_captions(captions: list[Any], place: str) -> list[str]:
     if not cleaned:
         raise CaptionDataError(f"{place}: expected at least one caption, got {captions!r:.80}.")
     return cleaned
-
-
-def require_files(paths: list[str], file: Path) -> None:
-    """Raises if image files are missing: better now than in the third epoch."""
-    missing = [path for path in paths if not Path(path).is_file()]
-    if missing:
-        listed = "\n  ".join(missing[:LISTED_FILES])
-        rest = f"\n  and {len(missing) - LISTED_FILES} more" if len(missing) > LISTED_FILES else ""
-        raise CaptionDataError(
-            f"{file}: {len(missing)} of {len(paths)} image files are missing; is the images folder right?"
-            f"\n  {listed}{rest}"
-        )

@@ -1,9 +1,7 @@
 """Detection data sets: COCO-format JSON files as one table of images, their boxes and their masks."""
 
 import json
-import logging
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +9,29 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from faster_coco_eval.core import mask as coco_masks
 
 from ..modeling.annotations_butd import clipped_corners, decode_segmentation
+from .flaws import Flaws, require_files
 
-
-logger = logging.getLogger(__name__)
 
 EXPECTED = 'COCO\'s {"images": [{"id", "file_name", "width", "height"}], "categories", "annotations"}'
 SPLITS = ("train", "val", "test")
-LISTED_FILES = 10  # missing files that an error names before it only counts
 
 
 class DetectionDataError(ValueError):
     """Annotations that cannot be used: the message names file, image and annotation."""
 
 
-@dataclass
-class Flaws:
-    """What was wrong with boxes, and was left out or cut; `strict` makes an error of the first."""
-
-    strict: bool = False
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def note(self, flaw: str, place: str, harmless: bool = False) -> None:
-        """Counts a flaw. Raises `DetectionDataError` if strict, unless it is harmless."""
-        if self.strict and not harmless:
-            raise DetectionDataError(f"{place}: {flaw}.")
-        flaw = flaw if harmless else f"{flaw}, which are left out"
-        self.counts[flaw] = self.counts.get(flaw, 0) + 1
-        self.examples.setdefault(flaw, place)
-
-    def report(self) -> None:
-        """A line in the log for each kind of flaw."""
-        for flaw, count in self.counts.items():
-            logger.warning("%d annotations: %s, the first is %s", count, flaw, self.examples[flaw])
-
-
 def load_detections(
-    path: str | Path, split: str | None = None, images: str | Path | None = None, strict: bool = False
+    path: str | Path,
+    split: str | None = None,
+    images: str | Path | None = None,
+    strict: bool = False,
+    require_images: bool = True,
 ) -> Dataset:
     """
     Reads images and their annotated objects.
 
-    Boxes are clipped to the image. Boxes without area in it are left out, and the log says how many. Polygons and
+    Boxes are clipped to the image. Boxes without area in it and objects of categories that the file doesn't list are
+    left out; the log counts them and names the first. Polygons and
     uncompressed run lengths become compressed ones; an object without `segmentation`, or with an empty one, has the
     mask None, which means that nobody drew it. Category ids become contiguous labels, in the order of the ids.
 
@@ -61,7 +40,8 @@ def load_detections(
             its `annotations/`. An image's `split` counts, else a split in the name of the file, else `train`.
         split: Keep only this split; all of them by default.
         images: Folder of the image files. By default `images/` beside the file, or COCO's `train2017/` and the like.
-        strict: Raise an error for a box without area instead of leaving it out.
+        strict: Raise an error for what would be left out.
+        require_images: Whether every image file must be there. Otherwise a warning names those that are missing.
 
     Returns:
         A table with the columns `image` (absolute path), `image_id`, `width`, `height`, `split` and `objects`: a list
@@ -72,7 +52,7 @@ def load_detections(
         DetectionDataError: A file is malformed, an image file is missing, or the split does not exist.
         FileNotFoundError: There is no annotation file at `path`, or no images folder.
     """
-    flaws = Flaws(strict)
+    flaws = Flaws(DetectionDataError, strict)
     rows: list[dict[str, Any]] = []
     categories: dict[int, str] = {}
     splits: set[str] = set()
@@ -87,6 +67,7 @@ def load_detections(
         splits.update(row["split"] for row in of_file)
         of_file = [row for row in of_file if split is None or row["split"] == split]
         locate(of_file, file, Path(images) if images is not None else None)
+        require_files((row["image"] for row in of_file), file, DetectionDataError, require_images)
         rows.extend(of_file)
     if not rows:
         what = "no image in it" if split is None else f"no image in split {split!r}, there are {sorted(splits)}"
@@ -209,9 +190,9 @@ def read_rows(file: Path, document: dict[str, Any], categories: dict[int, str], 
         row = rows[annotation["image_id"]]
         place = f"{place} (id {annotation.get('id')}) of image {row['image']}"
         if annotation.get("category_id") not in labels:
-            raise DetectionDataError(
-                f"{place}: category_id {annotation.get('category_id')!r} is not in `categories` {list(categories)}."
-            )
+            category = annotation.get("category_id")
+            flaws.note("objects whose category isn't in `categories`", f"{place}: category_id {category!r}")
+            continue
         found = read_object(annotation, row["height"], row["width"], place, flaws)
         if found is not None:
             found.update(id=int(annotation.get("id", number)), label=labels[annotation["category_id"]])
@@ -234,7 +215,7 @@ def read_object(
         return None
     left, top, box_width, box_height = annotation["bbox"]
     if left < 0 or top < 0 or left + box_width > width or top + box_height > height:
-        flaws.note("boxes that cross the border, which are clipped", place, harmless=True)
+        flaws.note("boxes that cross the border", place, "clipped", harmless=True)
     area = float(annotation.get("area", box_area))
     return {
         "box": box,
@@ -263,7 +244,7 @@ def compressed(segmentation: Any, height: int, width: int, place: str) -> str | 
 
 
 def locate(rows: list[dict[str, Any]], file: Path, images: Path | None) -> None:
-    """Makes the paths of images absolute. Raises if there is no folder or an image file is missing."""
+    """Makes the paths of images absolute. Raises if there is no folder."""
     if not rows:
         return
     set_name = file.stem.removeprefix("instances_")  # COCO's images of instances_train2017 are in train2017
@@ -278,8 +259,3 @@ def locate(rows: list[dict[str, Any]], file: Path, images: Path | None) -> None:
     folder = folder.resolve()
     for row in rows:
         row["image"] = str(folder / row["image"])
-    missing = [row["image"] for row in rows if not Path(row["image"]).is_file()]
-    if missing:
-        listed = "\n  ".join(missing[:LISTED_FILES])
-        rest = f"\n  and {len(missing) - LISTED_FILES} more" if len(missing) > LISTED_FILES else ""
-        raise DetectionDataError(f"{file}: {len(missing)} of {len(rows)} image files are missing:\n  {listed}{rest}")

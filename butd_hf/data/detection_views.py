@@ -13,6 +13,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
+from .flaws import BrokenSampleError
+
 
 DETECTION_AUGMENTATIONS = ("flip", "crop", "zoom_out", "jitter", "mosaic", "copy_paste")
 LEAST_VISIBLE = 0.3  # share of an object that must stay in the picture for it to be looked for
@@ -47,7 +49,7 @@ def read_picture(path: str, height: int, width: int, longest_side: int) -> torch
 
     Raises:
         OSError: It cannot be read; the message names it.
-        ValueError: It has another size than its annotations say.
+        BrokenSampleError: It has another size than its annotations say.
     """
     try:
         with Image.open(path) as image:
@@ -61,9 +63,13 @@ def read_picture(path: str, height: int, width: int, longest_side: int) -> torch
             if (whole[::-1] if turned else whole) == (width, height):
                 image = upright
             elif whole != (width, height):
-                raise ValueError(f"{path}: {whole[0]} x {whole[1]} pixels, but annotated as {width} x {height}.")
+                raise BrokenSampleError(
+                    f"{path}: {whole[0]} x {whole[1]} pixels, but annotated as {width} x {height}."
+                )
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)  # (3, height, width)
-    except OSError as error:
+    except BrokenSampleError:
+        raise
+    except Exception as error:  # decoders raise whatever a broken file leads them into
         raise OSError(f"Cannot read image {path}: {error}") from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 
 from .answers import answer_kind
+from .flaws import require_files
 
 
 QUESTION_FEATURES = Features(
@@ -33,16 +34,17 @@ EXPECTED = (
 EASY_VQA = "easy-vqa"  # the package that carries its data
 SPLITS = ("train", "val", "test")
 
-# how many missing files an error names before it only counts
-LISTED_FILES = 10
-
 
 class QuestionDataError(ValueError):
     """A questions file that cannot be used: the message names the place, what came and what was expected."""
 
 
 def load_questions(
-    path: str | Path, split: str | None = None, images: str | Path | None = None, format: str = "auto"
+    path: str | Path,
+    split: str | None = None,
+    images: str | Path | None = None,
+    format: str = "auto",
+    require_images: bool = True,
 ) -> Dataset:
     """
     Reads questions about images, and their answers.
@@ -56,6 +58,7 @@ def load_questions(
             has none and is all `train`.
         images: Folder of the image files. By default `images/` beside the questions file, or else its own folder.
         format: One of `FORMATS`, or `auto` to recognise it from the content.
+        require_images: Whether every image file must be there. Otherwise a warning names those that are missing.
 
     Returns:
         A table with the columns `image` (absolute path), `image_id`, `question_id`, `question`, `answers` (as they
@@ -82,7 +85,8 @@ def load_questions(
             raise QuestionDataError(
                 f"{file}: not what {name} looks like ({type(error).__name__}: {error}), expected {EXPECTED}."
             ) from error
-        resolve_images(found, folder, file)
+        resolve_images(found, folder)
+        require_files((row["image"] for row in found), file, QuestionDataError, require_images)
         rows.extend(found)
     if not rows:
         raise QuestionDataError(f"{path}: no question in it, expected {EXPECTED}.")
@@ -304,24 +308,16 @@ def split_of(name: str) -> str:
     return next((split for split in SPLITS if split in name.lower()), "train")
 
 
-def resolve_images(rows: list[dict[str, Any]], folder: Path, file: Path) -> None:
-    """Makes image paths absolute; raises if files are missing: better now than in the third epoch."""
+def resolve_images(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Makes image paths absolute. Of several places, it is the first where the file is, or the first of all."""
     folder = folder.resolve()
-    found: dict[str, str | None] = {}
+    found: dict[str, str] = {}
     for row in rows:
         candidates = row["image"] if isinstance(row["image"], list) else [row["image"]]
         if candidates[0] not in found:
             paths = [folder / candidate for candidate in candidates]
-            found[candidates[0]] = next((str(path) for path in paths if path.is_file()), None)
+            found[candidates[0]] = str(next((path for path in paths if path.is_file()), paths[0]))
         row["image"] = found[candidates[0]]
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
-        listed = "\n  ".join(missing[:LISTED_FILES])
-        rest = f"\n  and {len(missing) - LISTED_FILES} more" if len(missing) > LISTED_FILES else ""
-        raise QuestionDataError(
-            f"{file}: {len(missing)} of {len(found)} image files are missing in {folder}; is the images folder right?"
-            f"\n  {listed}{rest}"
-        )
 
 
 __all__ = ["FORMATS", "QuestionDataError", "load_questions"]

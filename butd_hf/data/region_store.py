@@ -11,6 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 
 from .extraction import extract_regions
+from .flaws import BrokenSampleError
 from .region_index import RegionIndex
 from .region_rows import RegionStoreError, StoredRegions, decode_row, row_of_record_batch
 from .region_shards import INDEX_FILE, STORE_FILE, STORE_VERSION, RegionStoreWriter, read_shard
@@ -74,10 +75,19 @@ class RegionStore:
         return self.index.find(*self._pair(key)) is not None
 
     def __getitem__(self, key: str | tuple[str, str]) -> StoredRegions:
-        """The regions of `image_id` as it is, or of `(image_id, view)`. Arrays are read-only views of the file."""
+        """
+        The regions of `image_id` as it is, or of `(image_id, view)`. Arrays are read-only views of the file.
+
+        Raises:
+            BrokenSampleError: The image could not be read when the store was made.
+            KeyError: It was not among the images.
+        """
         image_id, view = self._pair(key)
         found = self.index.find(image_id, view)
         if found is None:
+            for each in self.skipped:
+                if each["image_id"] == image_id:
+                    raise BrokenSampleError(f"No regions of image {image_id!r}: {each['reason']}")
             raise KeyError(f"No regions of image {image_id!r} in view {view!r} in {self.path} (views: {self.views}).")
         shard, place = found
         for batch in self._batches(shard):

@@ -1,6 +1,5 @@
 """Scene graph data sets: five file layouts, one table of images, their objects and the relations between them."""
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +8,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 from PIL import Image
 
+from .flaws import Flaws, require_files
 from .scene_graph_files import EXPECTED, AnnotatedGraph, SceneGraphDataError, read_graphs
-
-
-logger = logging.getLogger(__name__)
-
-LISTED_FILES = 10  # missing files that an error names before it only counts
 
 
 def load_scene_graphs(
@@ -24,14 +19,17 @@ def load_scene_graphs(
     format: str = "auto",
     labels: Sequence[str] | int | None = None,
     predicates: Sequence[str] | int | None = None,
+    strict: bool = True,
+    require_images: bool = True,
 ) -> Dataset:
     """
     Reads images, their annotated objects and how these are related.
 
     What annotations contain and nobody can learn from is left out, and the log says how many: repetitions of a
     relation (the same subject, predicate and object), relations of an object to itself, objects whose box has no area,
-    and with objects their relations. Two objects related in several ways stay so. Images without relations, or
-    without objects, stay: whoever annotated them found none. Boxes are clipped where the size of the image is known.
+    and with objects their relations; the log names the first of each. Two objects related in several ways stay so.
+    Images without relations, or without objects, stay: whoever annotated them found none. Boxes are clipped where the
+    size of the image is known.
 
     Args:
         path: An annotation file or the folder with it. In a folder, `vrd` is all `annotations*.json` (with
@@ -48,6 +46,10 @@ def load_scene_graphs(
             frequent. By default all that the data set lists or, where it lists none, all that occur, the most
             frequent first.
         predicates: The same for predicates.
+        strict: Raise an error for a label or predicate that the data set doesn't list, and for an image file that
+            can't be read to learn its size, instead of leaving the label out or doing without the size.
+        require_images: Whether every image file must be there, if any is. Otherwise a warning names those that are
+            missing.
 
     Returns:
         A table with the columns `image` (absolute path, None where there are no pictures), `image_id`, `width`,
@@ -73,16 +75,16 @@ def load_scene_graphs(
         what = "no image in it" if split is None else f"no image in split {split!r}, there are {splits}"
         raise SceneGraphDataError(f"{path}: {what}; expected {EXPECTED}.")
     paths = locate(graphs, folder, Path(images) if images is not None else None)
+    require_files((image for image in paths if image is not None), path, SceneGraphDataError, require_images)
 
-    flaws: Counter[str] = Counter()
+    flaws = Flaws(SceneGraphDataError, strict)
     label_ids, predicate_ids = synonyms(label_names), synonyms(predicate_names)
-    strict = (labels is None and known_labels is not None, predicates is None and known_predicates is not None)
+    listed = (labels is None and known_labels is not None, predicates is None and known_predicates is not None)
     rows = [
-        row_of(graph, image, label_ids, predicate_ids, strict, flaws)
+        row_of(graph, image, label_ids, predicate_ids, listed, flaws)
         for graph, image in zip(graphs, paths, strict=True)
     ]
-    for flaw, count in flaws.items():
-        logger.warning("%s: %d %s", path, count, flaw)
+    flaws.report()
     features = scene_graph_features(label_names, predicate_names)
     return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
 
@@ -138,42 +140,38 @@ def row_of(
     image: str | None,
     label_ids: dict[str, int],
     predicate_ids: dict[str, int],
-    strict: tuple[bool, bool],
-    flaws: Counter[str],
+    listed: tuple[bool, bool],
+    flaws: Flaws,
 ) -> dict[str, Any]:
-    """The row of an image. With `strict`, labels or predicates that the data set doesn't list are errors."""
+    """The row of an image. `listed` tells whether a label or predicate without a number is a fault of the data."""
     size = graph.size
     if size is None and image is not None:
-        with Image.open(image) as opened:
-            size = opened.size
-            if opened.getexif().get(0x0112, 1) >= 5:  # lies on its side in the file; people annotate it upright
-                size = size[::-1]
+        size = size_of(image, graph.place, flaws)
     objects, places = [], {}
     for number, (label, box) in enumerate(graph.objects):
         if label not in label_ids:
-            if strict[0]:
-                raise SceneGraphDataError(f"{graph.place}: objects[{number}] is {label!r}, which isn't listed.")
-            flaws["objects whose label isn't wanted, left out"] += 1
+            what = "objects whose label isn't listed" if listed[0] else "objects whose label isn't wanted"
+            flaws.note(what, f"{graph.place}: objects[{number}] is {label!r}", harmless=not listed[0])
             continue
         if size is not None:
             box = [min(max(value, 0.0), size[side % 2]) for side, value in enumerate(box)]
         if not (box[2] > box[0] and box[3] > box[1]):
-            flaws["objects whose box has no area, left out"] += 1
+            flaws.note("objects whose box has no area", f"{graph.place}: objects[{number}]", harmless=True)
             continue
         places[number] = len(objects)
         objects.append({"label": label_ids[label], "box": box})
     relations: dict[tuple[int, int, int], None] = {}
     for number, (subject, target, predicate) in enumerate(graph.relations):
+        place = f"{graph.place}: relations[{number}]"
         if predicate not in predicate_ids:
-            if strict[1]:
-                raise SceneGraphDataError(f"{graph.place}: relations[{number}] is {predicate!r}, which isn't listed.")
-            flaws["relations whose predicate isn't wanted, left out"] += 1
+            what = "relations whose predicate isn't listed" if listed[1] else "relations whose predicate isn't wanted"
+            flaws.note(what, f"{place} is {predicate!r}", harmless=not listed[1])
         elif subject not in places or target not in places:
-            flaws["relations of objects that were left out, left out"] += 1
+            flaws.note("relations of objects that were left out", place, harmless=True)
         elif subject == target:
-            flaws["relations of an object to itself, left out"] += 1
+            flaws.note("relations of an object to itself", place, harmless=True)
         elif (key := (places[subject], places[target], predicate_ids[predicate])) in relations:
-            flaws["repeated relations, kept once"] += 1
+            flaws.note("repeated relations", place, "kept once", harmless=True)
         else:
             relations[key] = None
     extent = [max((each["box"][side] for each in objects), default=1.0) for side in (2, 3)]
@@ -190,27 +188,25 @@ def row_of(
     }
 
 
-def locate(graphs: list[AnnotatedGraph], folder: Path, images: Path | None) -> list[str | None]:
-    """
-    Paths of the image files, all of them None if there is not a single one.
+def size_of(image: str, place: str, flaws: Flaws) -> tuple[int, int] | None:
+    """Width and height of an image file as people see it, None if it can't be read."""
+    try:
+        with Image.open(image) as opened:
+            turned = opened.getexif().get(0x0112, 1) >= 5  # lies on its side in the file
+            return opened.size[::-1] if turned else opened.size
+    except OSError as error:
+        flaws.note("images that can't be read", f"{place}: {error}", "their size is the extent of their boxes")
+        return None
 
-    Raises:
-        SceneGraphDataError: Some are there and others not, or none is in the folder that was named.
-    """
+
+def locate(graphs: list[AnnotatedGraph], folder: Path, images: Path | None) -> list[str | None]:
+    """Paths of the image files, all of them None if not a single one is there and nobody said where they are."""
     roots = [images] if images is not None else [folder / "images", folder]
-    paths: list[str | None] = []
-    for graph in graphs:
-        candidates = (root / name for root in roots for name in graph.image)
-        paths.append(next((str(file.resolve()) for file in candidates if file.is_file()), None))
-    missing = [graph.image[0] for graph, path in zip(graphs, paths, strict=True) if path is None and graph.image]
-    if missing and (images is not None or len(missing) < len(graphs)):
-        listed = "\n  ".join(missing[:LISTED_FILES])
-        rest = f"\n  and {len(missing) - LISTED_FILES} more" if len(missing) > LISTED_FILES else ""
-        raise SceneGraphDataError(
-            f"{len(missing)} of {len(graphs)} image files are missing in {roots[0]}; is the images folder right?"
-            f"\n  {listed}{rest}"
-        )
-    return paths
+    candidates = [[str((root / name).resolve()) for root in roots for name in graph.image] for graph in graphs]
+    found = [next((file for file in each if Path(file).is_file()), None) for each in candidates]
+    if images is None and not any(found):
+        return found
+    return [file or next(iter(each), None) for file, each in zip(found, candidates, strict=True)]
 
 
 __all__ = ["SceneGraphDataError", "label_names", "load_scene_graphs", "predicate_names", "scene_graph_features"]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,14 +15,22 @@ SIDES = {"left": "right", "right": "left"}
 SIDE_WORD = re.compile(r"\b(left|right)(?=(?:most|side|hand)?\b)", flags=re.IGNORECASE)
 
 
-def load_image(path: str) -> Image.Image:
-    """The image file, decoded and upright; colours are the processor's business. Raises `OSError` with the path."""
+def load_image(path: str, content: bytes | None = None) -> Image.Image:
+    """
+    The image file, decoded and upright; colours are the processor's business. Raises `OSError` with the path.
+
+    Args:
+        path: Of the file.
+        content: Its bytes, if they have been read already.
+    """
+    file = path if content is None else BytesIO(content)
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             return ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise whatever a broken file leads them into
-        raise OSError(f"Cannot read image {path}: {error}") from error
+        reason = str(error).replace(repr(file), path)  # not where its bytes are in memory
+        raise OSError(f"Cannot read image {path}: {reason}") from error
 
 
 def central_crop(image: Image.Image) -> Image.Image:

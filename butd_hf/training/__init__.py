@@ -5,10 +5,12 @@ from typing import Any
 
 
 EXPORTS = {  # name: the module of this package that defines it
-    "CaptionDataset": "captioning",
+    "CaptionDataset": "caption_examples",
+    "CaptionStream": "caption_examples",
     "CaptioningTask": "captioning",
     "DetectionDataset": "detection",
     "DetectionTask": "detection",
+    "ExampleStream": "example_stream",
     "LoopArguments": "arguments",
     "QuestionAnsweringTask": "question_answering",
     "QuestionDataset": "question_answering",

@@ -11,6 +11,9 @@ class LoopArguments:
 
     output_dir: str = field(metadata={"help": "Run folder: settings, metrics, best/ and last/."})
     epochs: int = field(default=10, metadata={"help": "Passes over the training images."})
+    steps_per_epoch: int = field(
+        default=0, metadata={"help": "Optimizer steps that make an epoch of a stream, whose length nobody knows."}
+    )
     batch_size: int = field(default=32, metadata={"help": "Images per step and process."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches per optimizer step."})
     learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate."})
@@ -52,7 +55,10 @@ class LoopArguments:
         positive = ("epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every", "logging_steps")
         for name in positive:
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("learning_rate", "weight_decay", "warmup", "max_grad_norm", "checkpoint_minutes", "num_workers"):
+        for name in (
+            *("learning_rate", "weight_decay", "warmup", "max_grad_norm", "checkpoint_minutes"),
+            *("num_workers", "steps_per_epoch"),
+        ):
             value = getattr(self, name)
             require(name, value, math.isfinite(value) and value >= 0, "zero or positive")
         require("ema_decay", self.ema_decay, 0.0 <= self.ema_decay < 1.0, "in [0, 1)")

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 
 import torch
-from torch.utils.data import Sampler
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Sampler
+
+from .task import Task
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -40,6 +43,18 @@ class EpochBatches(Sampler[list[int]]):
         """Moves to an epoch of which each process has consumed some batches already."""
         self.epoch = epoch
         self.start = consumed * self.num_processes
+
+    def loader(self, task: Task, accelerator: Accelerator, num_workers: int) -> DataLoader:
+        """What the training loop reads the task's examples with."""
+        loader = DataLoader(
+            task.train_dataset,
+            batch_sampler=self,
+            collate_fn=task.collate,
+            num_workers=num_workers,
+            # its own generator: making an iterator must not advance the one that dropout draws from
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        return accelerator.prepare(loader)
 
     def __len__(self) -> int:
         return -(-self._padded_size() // self.batch_size) - self.start

@@ -1,133 +1,26 @@
 """The captioning task: images or stored regions with their captions in, generated captions scored."""
 
 import json
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.utils.data
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from datasets import Dataset
-from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from ..data.region_store import RegionStore, StoredRegions
-from ..data.views import MIRRORED_VIEWS, Augmentation, load_image, mirror_caption
+from ..data.region_store import StoredRegions
 from ..metrics.captioning import CaptioningMetric
 from ..progress import images_progress
+from .caption_examples import CaptionDataset, CaptionExample, CaptionStream
 from .frozen_stages import collate_cells
 from .task import Task
 
 
-logger = logging.getLogger(__name__)
-
 REGION_INPUTS = ("region_features", "region_boxes", "region_mask")
-
-
-@dataclass
-class CaptionExample:
-    """One image, as a picture or as its stored regions, with captions of it."""
-
-    index: int
-    captions: list[str]
-    image: Image.Image | None = None
-    regions: StoredRegions | None = None
-
-
-class CaptionDataset(torch.utils.data.Dataset):
-    """
-    Images with captions. An example depends only on its index, the epoch and the seed.
-
-    Args:
-        table: What `load_captions` returns.
-        captions_per_image: Captions drawn from those of an image, anew each epoch; 0 takes all, in order.
-        augmentation: Of pictures.
-        store: Regions to use instead of pictures; one of its views is drawn each epoch.
-        seed: Of what is drawn.
-        strict: Whether a picture that can't be read is an error. Otherwise the next one takes its place, with a
-            warning that names it and counts.
-    """
-
-    def __init__(
-        self,
-        table: Dataset,
-        *,
-        captions_per_image: int = 0,
-        augmentation: Augmentation | None = None,
-        store: RegionStore | None = None,
-        seed: int = 0,
-        strict: bool = True,
-    ):
-        # plain lists: reading a row of a table costs more than decoding a small picture
-        self.paths: list[str] = list(table["image"])
-        self.image_ids: list[str] = list(table["image_id"])
-        self.captions: list[list[str]] = list(table["captions"])
-        self.captions_per_image = captions_per_image
-        self.augmentation = augmentation
-        self.store = store
-        self.seed = seed
-        self.strict = strict
-        self.broken: set[int] = set()  # places of pictures that could not be read
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Changes what is drawn."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> CaptionExample:
-        """The example, or if it is broken and need not be whole the next one that is not."""
-        for place in range(index, index + len(self)):
-            try:
-                return self.read(place % len(self))
-            except OSError as error:
-                if self.strict:
-                    raise OSError(
-                        f"{error}. Remove it from the data; pictures to learn from are passed over without --strict."
-                    ) from error
-                self.pass_over(place % len(self), error)
-        raise OSError(f"None of the {len(self)} pictures can be read, the last is {self.paths[place % len(self)]}.")
-
-    def pass_over(self, index: int, error: OSError) -> None:
-        """Warns of a broken picture, once in each process."""
-        if index not in self.broken:
-            self.broken.add(index)
-            logger.warning("%s; another takes its place, it is the %d. so far", error, len(self.broken))
-
-    def read(self, index: int) -> CaptionExample:
-        """The example. Raises `OSError` that names the picture if it can't be read."""
-        rng = np.random.default_rng((self.seed, self.epoch, index))
-        image, regions, mirrored = None, None, False
-        if self.store is not None:
-            view = self.store.views[rng.integers(len(self.store.views))]
-            regions, mirrored = self.store[self.image_ids[index], view], view in MIRRORED_VIEWS
-        else:
-            image = load_image(self.paths[index])
-            if self.augmentation is not None:
-                image, mirrored = self.augmentation(image, rng)
-        captions = self.captions[index]
-        if self.captions_per_image:
-            captions = draw_captions(captions, self.captions_per_image, rng)
-        if mirrored:
-            captions = [mirror_caption(caption) for caption in captions]
-        return CaptionExample(index, captions, image, regions)
-
-
-def draw_captions(captions: list[Any], count: int, rng: np.random.Generator) -> list[Any]:
-    """`count` captions (or whatever there are several of), each as often as every other, give or take one."""
-    drawn: list[Any] = []
-    while len(drawn) < count:
-        order = rng.permutation(len(captions))[: count - len(drawn)]
-        drawn.extend(captions[place] for place in order)
-    return drawn
 
 
 def collate_regions(regions: Sequence[StoredRegions]) -> dict[str, torch.Tensor]:
@@ -167,7 +60,7 @@ class CaptioningTask(Task):
         self,
         model: nn.Module,
         processor: Any,
-        train_dataset: CaptionDataset,
+        train_dataset: CaptionDataset | CaptionStream,
         eval_dataset: CaptionDataset,
         *,
         max_length: int = 24,
@@ -204,15 +97,12 @@ class CaptioningTask(Task):
         return self.model.base_model.bottom_up.backbone
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": "captioning", "train_images": len(self.train_dataset), **self._settings}
+        return {"kind": "captioning", "learned_from": self.train_dataset.describe(), **self._settings}
 
     def card(self) -> dict[str, Any]:
-        learned_from = (
-            f"{len(self.train_dataset):,} images with {sum(map(len, self.train_dataset.captions)):,} captions"
-        )
         beams = self.model.generation_config.num_beams
         evaluation = {"num_images": len(self.eval_dataset), "num_beams": beams}
-        return {"task": "image-to-text", "learned_from": learned_from, "evaluation": evaluation}
+        return {"task": "image-to-text", "learned_from": self.train_dataset.describe(), "evaluation": evaluation}
 
     def collate(self, examples: list[CaptionExample]) -> dict[str, torch.Tensor]:
         captions = self.processor.encode_captions(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils.data
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
@@ -19,6 +18,7 @@ from ..detection import prediction_line, predictions_of, score_predictions
 from ..metrics.average_precision import COMMON_BOXES
 from ..modeling.annotations_butd import build_labels, unpadded_sizes
 from ..progress import images_progress
+from .example_table import ExampleTable
 from .task import Task
 
 
@@ -32,7 +32,7 @@ class DetectionExample:
     size: tuple[int, int]  # height and width as annotated
 
 
-class DetectionDataset(torch.utils.data.Dataset):
+class DetectionDataset(ExampleTable[DetectionExample]):
     """
     Pictures with objects. An example depends only on its index, the epoch and the seed.
 
@@ -42,6 +42,8 @@ class DetectionDataset(torch.utils.data.Dataset):
         masks: Whether masks are read.
         augmentation: Of pictures with their boxes and masks.
         seed: Of what is random.
+        strict: Whether a picture that can't be read, or whose size isn't the annotated one, is an error. Otherwise the
+            next one takes its place, with a warning that names it and counts.
     """
 
     def __init__(
@@ -52,33 +54,33 @@ class DetectionDataset(torch.utils.data.Dataset):
         masks: bool = False,
         augmentation: DetectionAugmentation | None = None,
         seed: int = 0,
+        strict: bool = True,
     ):
+        super().__init__(seed=seed, strict=strict)
         self.table = table
         self.names = label_names(table)
         self.image_size = image_size
         self.masks = masks or (augmentation is not None and augmentation.needs_masks)
         self.augmentation = augmentation
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Changes what is drawn."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> DetectionExample:
+    def read(self, index: int) -> DetectionExample:
         row = self.table[index]
         sample = read_sample(row, self.image_size, self.masks)
         if self.augmentation is not None:
             with seeded(self.seed, self.epoch, index) as rng:
 
                 def draw() -> Sample:
-                    return read_sample(self.table[int(rng.integers(len(self.table)))], self.image_size, self.masks)
+                    return self.first_whole(int(rng.integers(len(self))), self.read_sample)
 
                 sample = self.augmentation(sample, draw, self.image_size, rng)
         return DetectionExample(index, sample, row["image_id"], (row["height"], row["width"]))
+
+    def read_sample(self, index: int) -> Sample:
+        """The annotated picture as it is."""
+        return read_sample(self.table[index], self.image_size, self.masks)
 
 
 class DetectionTask(Task):

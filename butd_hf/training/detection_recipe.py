@@ -10,8 +10,11 @@ from torch import nn
 from transformers import HfArgumentParser
 
 from ..conversion.backbone_weights import load_backbone_weights
-from ..data.detection import label_names, load_detections
+from ..data.detection import DetectionDataError, label_names, load_detections
 from ..data.detection_views import DetectionAugmentation
+from ..data.flaws import require_files
+from ..data.mixtures import mix
+from ..data.splits import rows_of_split
 from ..metrics.average_precision import COMMON_BOXES
 from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
@@ -31,13 +34,18 @@ REGION_MASK_SIZE = 14  # of the masks that regions themselves get in segmentatio
 class DetectionArguments:
     """What to train on, and what to train. An option without a default keeps what `--init_from` has."""
 
-    data: str = field(metadata={"help": "COCO-format JSON file, or folder with annotations.json and images/."})
-    eval_data: str | None = field(default=None, metadata={"help": "The same of the evaluation; --data by default."})
+    data: list[str] = field(
+        metadata={"help": "COCO-format JSON file, or folder with annotations.json and images/; or several."}
+    )
+    data_weights: list[float] | None = field(default=None, metadata={"help": "In which shares --data are mixed."})
+    eval_data: str | None = field(default=None, metadata={"help": "What to score; by default the first --data."})
     images: str | None = field(default=None, metadata={"help": "Images folder; found beside the JSON by default."})
     train_split: str = field(default="train", metadata={"help": "Split to learn from."})
     eval_split: str | None = field(default=None, metadata={"help": f"Split to score: first of {EVALUATION_SPLITS}."})
     limit: int = field(default=0, metadata={"help": "Use only this many images of each split, for trials."})
-    strict: bool = field(default=False, metadata={"help": "Refuse boxes without area instead of leaving them out."})
+    strict: bool = field(
+        default=False, metadata={"help": "Stop at a broken picture or annotation instead of leaving it out."}
+    )
 
     init_from: str | None = field(default=None, metadata={"help": "Checkpoint to start from, e.g. RUN/best."})
     backbone: str = field(default="tf_efficientnet_lite0", metadata={"help": "Any timm name; not with --init_from."})
@@ -73,28 +81,29 @@ class DetectionArguments:
 
     def __post_init__(self) -> None:
         self.augment = [name for name in self.augment if name != "none"]
+        if len(self.data) > 1 and self.images is not None:
+            raise ValueError(f"--images is the folder of one --data, got {len(self.data)}: leave it out.")
 
 
-def load_splits(arguments: DetectionArguments) -> tuple[Dataset, Dataset]:
+def load_splits(arguments: DetectionArguments, seed: int) -> tuple[Dataset, Dataset]:
     """The images to learn from and those to score."""
-    options = {"images": arguments.images, "strict": arguments.strict}
-    table = load_detections(arguments.data, **options)
-    eval_table = table
+    options = {"images": arguments.images, "strict": arguments.strict, "require_images": arguments.strict}
+    tables = [load_detections(source, **options) for source in arguments.data]
+    source, table = arguments.data[0], tables[0]
     if arguments.eval_data is not None:
-        eval_table = load_detections(arguments.eval_data, **options)
-    known = set(eval_table["split"])
+        source, table = arguments.eval_data, load_detections(arguments.eval_data, **options)
+    known = set(table["split"])
     eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in known), None)
-    found = []
-    for source, each, split in (
-        (arguments.data, table, arguments.train_split),
-        (arguments.eval_data or arguments.data, eval_table, eval_split),
-    ):
-        splits = list(each["split"])
-        rows = [row for row, name in enumerate(splits) if name == split]
-        if not rows:
-            raise ValueError(f"{source} has no split {split!r}, but {sorted(set(splits))}.")
-        found.append(each.select(rows[: arguments.limit or None]))
-    return found[0], found[1]
+    eval_table = rows_of_split(table, eval_split, source, arguments.limit)
+    require_files(eval_table["image"], source, DetectionDataError)
+    train_tables = [
+        rows_of_split(table, arguments.train_split, source, arguments.limit)
+        for source, table in zip(arguments.data, tables, strict=True)
+    ]
+    for source, other in zip(arguments.data[1:], train_tables[1:], strict=True):
+        if label_names(other) != label_names(train_tables[0]):
+            raise ValueError(f"{source} has other categories than {arguments.data[0]}, or in another order.")
+    return mix(train_tables, arguments.data_weights, seed), eval_table
 
 
 def build_image_processor(arguments: DetectionArguments) -> ButdImageProcessor:
@@ -166,7 +175,7 @@ def build_model(arguments: DetectionArguments, names: list[str], masks: bool) ->
 
 def build_task(arguments: DetectionArguments, loop: LoopArguments, masks: bool) -> DetectionTask:
     """Model and data."""
-    train_table, eval_table = load_splits(arguments)
+    train_table, eval_table = load_splits(arguments, loop.seed)
     processor = build_image_processor(arguments)
     names = label_names(train_table)
     model = build_model(arguments, names, masks)
@@ -176,7 +185,12 @@ def build_task(arguments: DetectionArguments, loop: LoopArguments, masks: bool) 
     if arguments.augment:
         augmentation = DetectionAugmentation(tuple(arguments.augment), arguments.mosaic, arguments.copy_paste)
     train_dataset = DetectionDataset(
-        train_table, image_size=image_size, masks=with_masks, augmentation=augmentation, seed=loop.seed
+        train_table,
+        image_size=image_size,
+        masks=with_masks,
+        augmentation=augmentation,
+        seed=loop.seed,
+        strict=arguments.strict,
     )
     return DetectionTask(
         model,

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
-from torch.utils.data import DataLoader
 
 from ..progress import steps_progress
 from .arguments import LoopArguments
 from .batches import EpochBatches
 from .checkpoints import latest_state, recover_folder, replace_folder, save_state
+from .example_stream import ExampleStream, StreamLoader
 from .failures import advice
 from .journal import Journal
 from .loop_state import LoopState
@@ -62,7 +62,17 @@ class TrainingLoop:
         set_seed(arguments.seed, device_specific=True)  # processes differ in dropout, not in the order of examples
 
         num_processes = self.accelerator.num_processes
-        self.batches = EpochBatches(len(task.train_dataset), arguments.batch_size, arguments.seed, num_processes)
+        self.loader: Any
+        if isinstance(task.train_dataset, ExampleStream):
+            self.batches = self.loader = StreamLoader(task, arguments, self.accelerator)
+        elif arguments.steps_per_epoch:
+            raise ValueError(
+                f"steps_per_epoch is for streams, got {arguments.steps_per_epoch}: an epoch is once through the "
+                f"{len(task.train_dataset)} examples."
+            )
+        else:
+            self.batches = EpochBatches(len(task.train_dataset), arguments.batch_size, arguments.seed, num_processes)
+            self.loader = self.batches.loader(task, self.accelerator, arguments.num_workers)
         self.steps_per_epoch = -(-self.batches.batches_per_process // arguments.gradient_accumulation_steps)
         self.total_steps = self.steps_per_epoch * arguments.epochs
         if arguments.max_steps:
@@ -87,18 +97,12 @@ class TrainingLoop:
 
         optimizer = build_optimizer(task.model, self.arguments, task.backbone)
         self.scheduler = build_scheduler(optimizer, self.arguments, self.total_steps)
-        loader = DataLoader(
-            task.train_dataset,
-            batch_sampler=self.batches,
-            collate_fn=task.collate,
-            num_workers=self.arguments.num_workers,
-            # its own generator: making an iterator must not advance the one that dropout draws from
-            generator=torch.Generator().manual_seed(self.arguments.seed),
-        )
-        self.model, self.optimizer, self.loader = accelerator.prepare(task.model, optimizer, loader)
+        self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
         accelerator.register_for_checkpointing(self.state, self.scheduler)
         if self.average is not None:
             accelerator.register_for_checkpointing(self.average)
+        if isinstance(self.loader, StreamLoader):
+            accelerator.register_for_checkpointing(self.loader)
 
     def run(self) -> dict[str, float]:
         """

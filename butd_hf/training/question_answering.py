@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.utils.data
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
@@ -21,7 +20,9 @@ from ..data.region_store import RegionStore, StoredRegions
 from ..data.views import MIRRORED_VIEWS, Augmentation, load_image, mirror_caption
 from ..metrics.question_answering import score_answers
 from ..progress import images_progress
-from .captioning import REGION_INPUTS, collate_regions, draw_captions
+from .caption_examples import draw_captions
+from .captioning import REGION_INPUTS, collate_regions
+from .example_table import ExampleTable
 from .frozen_stages import collate_cells
 from .task import Task
 
@@ -41,7 +42,7 @@ class QuestionExample:
     regions: StoredRegions | None = None
 
 
-class QuestionDataset(torch.utils.data.Dataset):
+class QuestionDataset(ExampleTable[QuestionExample]):
     """
     Questions about images. An example depends only on its index, the epoch and the seed.
 
@@ -57,6 +58,8 @@ class QuestionDataset(torch.utils.data.Dataset):
         ask: False leaves every question empty: what can the picture alone tell?
         look: False leaves pictures out: what can the question alone tell?
         seed: Of what is drawn.
+        strict: Whether a picture that can't be read is an error. Otherwise the next question takes its place, with a
+            warning that names it and counts.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class QuestionDataset(torch.utils.data.Dataset):
         ask: bool = True,
         look: bool = True,
         seed: int = 0,
+        strict: bool = True,
     ):
+        super().__init__(seed=seed, strict=strict)
         # plain lists: reading a row of a table costs more than decoding a small picture
         self.paths: list[str] = list(table["image"])
         self.image_ids: list[str] = list(table["image_id"])
@@ -91,17 +96,11 @@ class QuestionDataset(torch.utils.data.Dataset):
         self.about = list(about.values())
         self.ask = ask
         self.look = look
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Changes what is drawn."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.about) if self.questions_per_image else len(self.questions)
 
-    def __getitem__(self, index: int) -> QuestionExample:
+    def read(self, index: int) -> QuestionExample:
         rng = np.random.default_rng((self.seed, self.epoch, index))
         indices = [index]
         if self.questions_per_image:

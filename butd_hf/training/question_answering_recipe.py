@@ -1,5 +1,6 @@
 """What the command line of VQA training can say, and what is built from it."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,9 @@ from transformers import PreTrainedConfig
 
 from ..conversion.backbone_weights import load_backbone_weights
 from ..data.answers import TargetForm, answer_scores, build_answers
-from ..data.questions import load_questions
+from ..data.flaws import Flaws, require_files
+from ..data.mixtures import mix, numbered
+from ..data.questions import QuestionDataError, load_questions
 from ..data.region_store import RegionStore, extract_regions
 from ..data.tokenization import train_tokenizer
 from ..data.views import Augmentation, load_image, views_of
@@ -32,11 +35,17 @@ EVALUATION_SPLITS = ("dev", "val", "validation", "test")
 class QuestionArguments:
     """What to train on, and what to train. An option without a default keeps what `--init_from` has."""
 
-    data: str = field(metadata={"help": "Questions file or folder (see load_questions), or easy-vqa."})
+    data: list[str] = field(
+        metadata={"help": "Questions file or folder (see load_questions), or easy-vqa; or several."}
+    )
+    data_weights: list[float] | None = field(default=None, metadata={"help": "In which shares --data are mixed."})
     images: str | None = field(default=None, metadata={"help": "Images folder; images/ beside the questions."})
     format: str = field(default="auto", metadata={"help": "daquar, vqa2, gqa, visual_genome, easy_vqa; or auto."})
     train_split: str = field(default="train", metadata={"help": "Split to learn from."})
     eval_split: str | None = field(default=None, metadata={"help": f"Split to score: first of {EVALUATION_SPLITS}."})
+    strict: bool = field(
+        default=False, metadata={"help": "Stop at a broken picture or an unknown answer instead of warning."}
+    )
     limit: int = field(default=0, metadata={"help": "Use only this many questions of each split, for trials."})
 
     init_from: str | None = field(
@@ -101,6 +110,8 @@ class QuestionArguments:
 
     def __post_init__(self) -> None:
         self.augment = [name for name in self.augment if name != "none"]
+        if len(self.data) > 1 and self.images is not None:
+            raise ValueError(f"--images is the folder of one --data, got {len(self.data)}: leave it out.")
         if self.freeze not in ("all", "none") and not self.freeze.isdigit():
             raise ValueError(f"--freeze must be all, none or a number of stages, got {self.freeze!r}.")
         if self.cache is not None and self.freeze in ("none", "0"):
@@ -112,19 +123,55 @@ class QuestionArguments:
                 raise ValueError(f"--{name} must be one of {expected}, got {getattr(self, name)!r}.")
 
 
-def load_splits(arguments: QuestionArguments) -> tuple[Dataset, Dataset]:
-    """The questions to learn from and those to score. Questions without an answer are in neither."""
-    table = load_questions(arguments.data, images=arguments.images, format=arguments.format)
+def load_splits(arguments: QuestionArguments, seed: int) -> tuple[Dataset, Dataset]:
+    """
+    The questions to learn from and those to score, which are of the first `--data`. Questions without an answer are in
+    neither.
+    """
+    sources = []
+    eval_table = None
+    for number, source in enumerate(arguments.data):
+        table = load_questions(
+            source, images=arguments.images, format=arguments.format, require_images=arguments.strict
+        )
+        if len(arguments.data) > 1:
+            table = numbered(table, number)
+        sources.append(answered_rows(table, arguments.train_split, source, arguments.limit))
+        if eval_table is None:
+            known = set(table["split"])
+            eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in known), None)
+            eval_table = answered_rows(table, eval_split, source, arguments.limit)
+            require_files(eval_table["image"], source, QuestionDataError)
+    return mix(sources, arguments.data_weights, seed), eval_table
+
+
+def answered_rows(table: Dataset, split: str | None, source: str, limit: int) -> Dataset:
+    """The first questions of a split that have answers. Raises `ValueError` if there are none."""
     splits = list(table["split"])
     answered = [len(answers) > 0 for answers in table["answers"]]
-    eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in splits), None)
-    found = []
-    for split in (arguments.train_split, eval_split):
-        rows = [row for row, name in enumerate(splits) if name == split and answered[row]]
-        if not rows:
-            raise ValueError(f"{arguments.data} has no answers in split {split!r}, but {sorted(set(splits))}.")
-        found.append(table.select(rows[: arguments.limit or None]))
-    return found[0], found[1]
+    rows = [row for row, name in enumerate(splits) if name == split and answered[row]]
+    if not rows:
+        raise ValueError(f"{source} has no answers in split {split!r}, but {sorted(set(splits))}.")
+    return table.select(rows[: limit or None])
+
+
+def learnable_rows(table: Dataset, known: Collection[str], strict: bool) -> Dataset:
+    """
+    The questions with an answer that the model knows: the others teach a cross-entropy nothing.
+
+    Raises:
+        ValueError: With `strict`, the first of the others.
+    """
+    flaws, known, rows = Flaws(ValueError, strict), set(known), []
+    for row, (question_id, answers, together) in enumerate(
+        zip(table["question_id"], table["answers"], table["together"], strict=True)
+    ):
+        if known.isdisjoint(answer_scores(answers, together=together)):
+            flaws.note("questions with no answer that the model knows", f"question {question_id}: {answers[:3]}")
+        else:
+            rows.append(row)
+    flaws.report()
+    return table.select(rows)
 
 
 def answers_questions(checkpoint: str | None) -> bool:
@@ -248,15 +295,12 @@ def build_model(
 
 def build_task(arguments: QuestionArguments, loop: LoopArguments, accelerator: Accelerator) -> QuestionAnsweringTask:
     """Model and data."""
-    train_table, eval_table = load_splits(arguments)
+    train_table, eval_table = load_splits(arguments, loop.seed)
     processor = build_processor(arguments, list(train_table["question"]))
     answers = build_answers(train_table, min_count=arguments.min_answers, max_answers=arguments.max_answers)
     model = build_model(arguments, processor, answers)
-    if arguments.loss == "ce":  # what has no answer that the model knows teaches nothing
-        known = set(model.config.label2id)
-        rows = zip(train_table["answers"], train_table["together"], strict=True)
-        learnable = [not known.isdisjoint(answer_scores(each, together=together)) for each, together in rows]
-        train_table = train_table.select([row for row, good in enumerate(learnable) if good])
+    if arguments.loss == "ce":
+        train_table = learnable_rows(train_table, model.config.label2id, arguments.strict)
     stores: dict[str, RegionStore | None] = {"train": None, "eval": None}
     look = arguments.regions == "all"
     if arguments.cache is not None and look:
@@ -276,6 +320,7 @@ def build_task(arguments: QuestionArguments, loop: LoopArguments, accelerator: A
             store=stores["train"],
             augmentation=augmentation,
             questions_per_image=arguments.questions_per_image,
+            strict=arguments.strict,
             **settings,
         ),
         QuestionDataset(eval_table, store=stores["eval"], **settings),
@@ -314,9 +359,10 @@ def build_stores(
             batch_size=arguments.extract_batch_size,
             num_workers=loop.num_workers,
             accelerator=accelerator,
+            strict=arguments.strict or name == "eval",
         )
     if stages is not None:
-        example = load_image(train_table[0]["image"])
+        example = load_image(eval_table[0]["image"])
         stages.skip(backbone, processor(images=example, return_tensors="pt")["pixel_values"])
     return stores
 

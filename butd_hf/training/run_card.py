@@ -27,7 +27,8 @@ def write_run_card(folder: Path, run: RunFolder, task: Task, metrics: dict[str, 
     if about is None or not (folder / "model.safetensors").is_file():
         return
     settings = task.settings()
-    source = Path(str(settings.get("data", "the data"))).name
+    named = settings.get("data", "the data")
+    source = ", ".join(Path(str(each)).name for each in (named if isinstance(named, list) else [named]))
     told = {name: value for name, value in metrics.items() if name in METRIC_NAMES and value == value}
     evaluation: dict[str, Any] = {**about.pop("evaluation"), "split": settings.get("eval_split"), "epoch": epoch}
     write_card(

@@ -1,11 +1,11 @@
 """The scene graph task: annotated objects, with pictures or without, in; recalls of their relations out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils.data
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
@@ -29,10 +29,11 @@ from ..relations import (
     triples_of,
 )
 from .detection import to_device
+from .example_table import ExampleTable
 from .task import Task
 
 
-class SceneGraphDataset(torch.utils.data.Dataset):
+class SceneGraphDataset(ExampleTable[GraphExample]):
     """
     Annotated graphs. An example depends only on its index, the epoch and the seed.
 
@@ -41,26 +42,37 @@ class SceneGraphDataset(torch.utils.data.Dataset):
         flip: Whether half of the examples are mirrored, drawn anew each epoch.
         opposites: Predicates that change places in a mirror, such as "on the left of" and "on the right of".
         seed: Of what is drawn.
+        strict: Whether a picture that can't be read is an error. Otherwise the next graph takes its place, with a
+            warning that names it and counts.
+
+    Attributes:
+        look: Whether examples come with their pictures, as a task that looks at them wants.
     """
 
-    def __init__(self, table: Dataset, *, flip: bool = False, opposites: dict[int, int] | None = None, seed: int = 0):
+    def __init__(
+        self,
+        table: Dataset,
+        *,
+        flip: bool = False,
+        opposites: dict[int, int] | None = None,
+        seed: int = 0,
+        strict: bool = True,
+    ):
+        super().__init__(seed=seed, strict=strict)
+        self.look = False
         self.labels = label_names(table)
         self.predicates = predicate_names(table)
         self.graphs = read_graphs(table)
         self.flip = flip
         self.opposites = opposites or {}
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Changes what is drawn."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.graphs)
 
-    def __getitem__(self, index: int) -> GraphExample:
+    def read(self, index: int) -> GraphExample:
         graph = self.graphs[index]
+        if self.look:
+            graph = replace(graph, picture=load_image(graph.image))
         if not self.flip:
             return graph
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
@@ -112,7 +124,7 @@ class SceneGraphTask(Task):
         self.train_dataset = train_dataset
         self.eval_dataset = eval_dataset
         self.mode = mode
-        self.look = look or mode != "predcls"
+        self.look = train_dataset.look = eval_dataset.look = look or mode != "predcls"
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seen = triples_of(train_dataset.graphs)
@@ -128,10 +140,8 @@ class SceneGraphTask(Task):
     def collate(self, examples: list[GraphExample]) -> dict[str, Any]:
         pictures = None
         if self.look:
-            pictures = [load_image(example.image) for example in examples]
             pictures = [
-                ImageOps.mirror(picture) if example.flipped else picture
-                for picture, example in zip(pictures, examples, strict=True)
+                ImageOps.mirror(example.picture) if example.flipped else example.picture for example in examples
             ]
         return collate_graphs(examples, self.mode, pictures, self.image_processor)
 

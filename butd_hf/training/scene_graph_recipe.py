@@ -11,7 +11,8 @@ from datasets import Dataset
 from transformers import HfArgumentParser, PreTrainedConfig
 
 from ..conversion.backbone_weights import load_backbone_weights
-from ..data.scene_graphs import label_names, load_scene_graphs, predicate_names
+from ..data.flaws import require_files
+from ..data.scene_graphs import SceneGraphDataError, label_names, load_scene_graphs, predicate_names
 from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
 from ..modeling.modeling_scene_graph_butd import ButdForSceneGraphGeneration
@@ -37,6 +38,9 @@ class SceneGraphArguments:
     eval_split: str | None = field(default=None, metadata={"help": f"Split to score: first of {EVALUATION_SPLITS}."})
     num_labels: int | None = field(default=None, metadata={"help": "Keep only so many object labels, the commonest."})
     num_predicates: int | None = field(default=None, metadata={"help": "The same of predicates."})
+    strict: bool = field(
+        default=False, metadata={"help": "Stop at a broken picture or an unlisted label instead of leaving it out."}
+    )
     limit: int = field(default=0, metadata={"help": "Use only this many images of each split, for trials."})
     mode: str = field(default="predcls", metadata={"help": f"What is given of pictures: {', '.join(GRAPH_MODES)}."})
     appearance: bool | None = field(
@@ -96,6 +100,8 @@ def load_splits(arguments: SceneGraphArguments) -> tuple[Dataset, Dataset]:
         format=arguments.format,
         labels=arguments.num_labels,
         predicates=arguments.num_predicates,
+        strict=arguments.strict,
+        require_images=arguments.strict,
     )
     splits, related = list(table["split"]), [len(relations) > 0 for relations in table["relations"]]
     eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in splits), None)
@@ -107,6 +113,7 @@ def load_splits(arguments: SceneGraphArguments) -> tuple[Dataset, Dataset]:
         if not any(related[row] for row in rows):
             raise ValueError(f"{arguments.data} has no relations in split {split!r}, but {sorted(set(splits))}.")
         found.append(table.select(rows[: arguments.limit or None]))
+    require_files(filter(None, found[1]["image"]), arguments.data, SceneGraphDataError)
     return found[0], found[1]
 
 
@@ -258,7 +265,11 @@ def build_task(arguments: SceneGraphArguments, loop: LoopArguments) -> SceneGrap
         shown = renamed(predicates, read_names(arguments.predicate_names), "--predicate_names")
         opposites = opposite_predicates(shown)
     train_dataset = SceneGraphDataset(
-        train_table, flip="flip" in arguments.augment, opposites=opposites, seed=loop.seed
+        train_table,
+        flip="flip" in arguments.augment,
+        opposites=opposites,
+        seed=loop.seed,
+        strict=arguments.strict,
     )
     return SceneGraphTask(
         build_model(arguments, train_dataset, look),

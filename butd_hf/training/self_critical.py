@@ -7,7 +7,8 @@ from torch import nn
 
 from ..metrics.cider import CiderD
 from ..metrics.tokenizer import tokenize_captions
-from .captioning import CaptionDataset, CaptionExample, CaptioningTask
+from .caption_examples import CaptionDataset, CaptionExample
+from .captioning import CaptioningTask
 
 
 Baseline = Literal["mean", "greedy", "beam"]
@@ -52,6 +53,11 @@ class SelfCriticalTask(CaptioningTask):
         self.num_samples = num_samples
         self.baseline = baseline
         self.temperature = temperature
+        if not isinstance(self.train_dataset, CaptionDataset):
+            raise ValueError(
+                f"train_dataset must be a CaptionDataset, got {type(self.train_dataset).__name__}: the reward weighs "
+                f"words by how many of its images have them."
+            )
         self.scorer = build_scorer(self.train_dataset)
 
     def settings(self) -> dict[str, Any]:

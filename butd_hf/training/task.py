@@ -1,7 +1,6 @@
 """What a task brings to the training loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ class Task(ABC):
     Attributes:
         model: The model to train. What must stay as it is has `requires_grad` off.
         train_dataset: A map-style data set. If it has `set_epoch(epoch)`, the loop calls that before each epoch; an
-            example may depend on nothing but its index, the epoch and a seed, or runs can't be resumed exactly.
+            example may depend on nothing but its index, the epoch and a seed, or runs can't be resumed exactly. Or an
+            `ExampleStream`.
     """
 
     model: nn.Module
-    train_dataset: Sized
+    train_dataset: Any
 
     @property
     def backbone(self) -> nn.Module | None:

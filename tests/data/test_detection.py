@@ -74,7 +74,7 @@ def test_boxes_are_clipped_and_counted(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         (row,) = load_detections(tmp_path)
     assert [each["box"] for each in row["objects"]] == [[0, 0, 15, 15], [30, 20, 40, 30]]
-    assert "3 annotations: boxes without area" in caplog.text and "1 annotations: boxes that cross" in caplog.text
+    assert "3 boxes without area" in caplog.text and "1 boxes that cross" in caplog.text
     with pytest.raises(DetectionDataError, match=r"annotations\[2\] \(id 2\) of image 1\.png: boxes without area"):
         load_detections(tmp_path, strict=True)
 
@@ -84,7 +84,7 @@ def test_boxes_are_clipped_and_counted(tmp_path, caplog):
     [
         ({"bbox": [1, 2, 3]}, r"annotations\[0\] \(id 1\) of image 1\.png: 'bbox' must be four finite numbers"),
         ({"bbox": [1, 2, 3, float("nan")]}, "'bbox' must be four finite numbers"),
-        ({"category_id": 99}, r"of image 1\.png: category_id 99 is not in `categories` \[2, 7\]"),
+        ({"category_id": 99}, r"of image 1\.png: category_id 99: objects whose category isn't in `cat"),
         ({"image_id": 99}, r"annotations\[0\]: its image_id is not in `images`"),
         ({"segmentation": [[1, 2]]}, r"of image 1\.png: cannot read the segmentation"),
         ({"segmentation": {"size": [40, 30], "counts": [1200]}}, r"the image has height and width \[30, 40\]"),
@@ -93,7 +93,7 @@ def test_boxes_are_clipped_and_counted(tmp_path, caplog):
 def test_errors_name_file_image_and_annotation(tmp_path, change, message):
     write(tmp_path, [image(1)], [annotation(**change) if "bbox" in change else {**annotation(), **change}])
     with pytest.raises(DetectionDataError, match=message) as raised:
-        load_detections(tmp_path)
+        load_detections(tmp_path, strict=True)
     assert str(tmp_path / "annotations.json") in str(raised.value)
 
 
@@ -104,7 +104,7 @@ def test_files_that_are_no_data_set(tmp_path):
     with pytest.raises(DetectionDataError, match=r"no image in split 'test', there are \['train'\]"):
         load_detections(tmp_path, split="test")
     (tmp_path / "images" / "2.png").unlink()
-    with pytest.raises(DetectionDataError, match=r"1 of 2 image files are missing:\n.*2\.png"):
+    with pytest.raises(DetectionDataError, match=r"1 of 2 image files are missing(.|\n)*2\.png"):
         load_detections(tmp_path)
     for content, message in (
         ("{", "line 1: not JSON"),

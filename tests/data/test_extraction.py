@@ -11,6 +11,7 @@ from PIL import Image
 
 import butd_hf
 from butd_hf.data import extraction
+from butd_hf.data.flaws import BrokenSampleError
 from butd_hf.data.given_boxes import GivenBoxes
 from butd_hf.data.region_store import RegionStore, RegionStoreError, extract_regions
 from butd_hf.modeling.regions_butd import ButdRegions
@@ -159,6 +160,8 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(model, processor, i
     store = extract_regions(model, processor, mixed, tmp_path / "store", strict=False, **OPTIONS)
     assert [one["image_id"] for one in store.skipped] == ["broken.png", "missing.png"]
     assert len(store) == 3 and "broken.png" not in store and "2.png" in store
+    with pytest.raises(BrokenSampleError, match=r"No regions of image 'broken\.png': Cannot read image"):
+        store["broken.png"]  # which training passes over
     with pytest.raises(OSError, match="lacks 2 images"):
         extract_regions(model, processor, mixed, tmp_path / "store", **OPTIONS)
     only = extract_regions(model, processor, mixed[1:2], tmp_path / "only", strict=False, **OPTIONS)

@@ -216,8 +216,8 @@ def test_psg(tmp_path):
         ([{"image": "1.png"}], r"\[0\]: expected image, objects"),
         ([entry("1", [("dog", [1, 2, 3])], [])], r"\[0\]: expected image, objects"),
         ([entry("1", OBJECTS, [(0, "on", 4)])], r"relations\[0\] is about the objects 0 and 4, expected 0 to 3"),
-        ([entry("1", [("cat", [1, 2, 3, 4])], [])], r"objects\[0\] is 'cat', which isn't listed"),
-        ([entry("1", OBJECTS, [(0, "over", 1)])], r"relations\[0\] is 'over', which isn't listed"),
+        ([entry("1", [("cat", [1, 2, 3, 4])], [])], r"objects\[0\] is 'cat': objects whose label isn't listed"),
+        ([entry("1", OBJECTS, [(0, "over", 1)])], r"relations\[0\] is 'over': relations whose predicate isn't listed"),
         ([], "no image in it"),
     ],
 )

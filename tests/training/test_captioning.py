@@ -22,13 +22,13 @@ def test_a_broken_picture_is_named_counted_and_replaced(table, caplog):
     assert [example.index for example in examples] == [0, 2, 2, 2]
     assert examples[1].captions == ["c"]
     (warning,) = caplog.messages  # once
-    assert "broken.png" in warning and "the 1. so far" in warning and data.broken == {1}
+    assert "broken.png" in warning and "the 1. so far" in warning and data.broken.keys == {1}
 
 
 def test_a_broken_picture_stops_a_strict_run(table):
     with pytest.raises(OSError, match=r"broken.png.* passed over without --strict"):
         CaptionDataset(table)[1]
-    with pytest.raises(OSError, match="None of the 1 pictures can be read"):
+    with pytest.raises(OSError, match="None of the 1 samples can be read"):
         CaptionDataset(table.select([1]), strict=False)[0]
 
 

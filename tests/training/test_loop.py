@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset as Table
 from torch import nn
 from torch.utils.data import Dataset
 
 from butd_hf.training.arguments import LoopArguments
 from butd_hf.training.batches import EpochBatches
 from butd_hf.training.checkpoints import is_complete, latest_state, recover_folder, replace_folder
+from butd_hf.training.example_stream import ExampleStream
 from butd_hf.training.failures import advice
 from butd_hf.training.loop import NonFiniteLossError, TrainingLoop
 from butd_hf.training.task import Task
@@ -39,6 +41,20 @@ class Lines(Dataset):
         return inputs, inputs.sum(dim=0, keepdim=True)
 
 
+class LineStream(ExampleStream):
+    """The same from a stream of four shards, of which one row is broken."""
+
+    def __init__(self):
+        rows = Table.from_dict({"number": list(range(24))}).to_iterable_dataset(num_shards=4)
+        super().__init__(rows, shuffle_buffer=7, strict=False)
+
+    def read(self, row, rng):
+        if row["number"] == 13:
+            raise OSError("number 13 is broken")
+        inputs = torch.tensor([row["number"] / 24, *rng.random(3)], dtype=torch.float32)
+        return inputs, inputs.sum(dim=0, keepdim=True)
+
+
 class Network(nn.Module):
     """A backbone with batch norm, and a head with dropout: all that a resumed run could get wrong."""
 
@@ -56,10 +72,10 @@ class Interruption(Exception):
 
 
 class LineTask(Task):
-    def __init__(self, interrupt_at=None, spoil_at=None, metrics=None, size=24):
+    def __init__(self, interrupt_at=None, spoil_at=None, metrics=None, size=24, streamed=False):
         torch.manual_seed(0)
         self.model = Network()
-        self.train_dataset = Lines(size)
+        self.train_dataset = LineStream() if streamed else Lines(size)
         self.interrupt_at = interrupt_at
         self.spoil_at = spoil_at
         self.metrics = metrics
@@ -144,16 +160,23 @@ VARIANTS = {
     "averaged": {"ema_decay": 0.9, "scheduler": "one_cycle"},
     "accumulated": {"gradient_accumulation_steps": 2, "checkpoint_steps": 1},
     "workers": {"num_workers": 1, "scheduler": "linear"},
+    # more than once through the rows
+    "streamed": {
+        **{"steps_per_epoch": 3, "gradient_accumulation_steps": 2, "checkpoint_steps": 1},
+        **{"epochs": 2, "evaluate_every": 2},
+    },
+    "streamed_to_workers": {"steps_per_epoch": 5, "num_workers": 2, "epochs": 2, "evaluate_every": 2},
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(tmp_path, variant):
     settings = {"checkpoint_steps": 3, **VARIANTS[variant]}
-    whole = run(LineTask(), tmp_path / "whole", **settings)
+    streamed = "steps_per_epoch" in settings
+    whole = run(LineTask(streamed=streamed), tmp_path / "whole", **settings)
     with pytest.raises(Interruption):  # in the second epoch, after a checkpoint within it
-        run(LineTask(interrupt_at=10), tmp_path / "broken", **settings)
-    resumed = run(LineTask(), tmp_path / "broken", resume=True, **settings)
+        run(LineTask(interrupt_at=10, streamed=streamed), tmp_path / "broken", **settings)
+    resumed = run(LineTask(streamed=streamed), tmp_path / "broken", resume=True, **settings)
     assert_same(weights(whole), weights(resumed))
     assert whole.state.step == resumed.state.step
     if whole.average is not None:
@@ -325,6 +348,17 @@ def test_tensorboard_sees_each_step_once_over_a_resumption(tmp_path):
         seen = [(scalar.step, scalar.value) for scalar in events.Scalars(f"{event}/{name}")]
         assert [step for step, _ in seen] == [step for step, _ in logged]
         assert [value for _, value in seen] == pytest.approx([value for _, value in logged], rel=1e-5)
+
+
+def test_an_epoch_of_a_stream_has_the_length_that_was_said(tmp_path):
+    with pytest.raises(ValueError, match="steps_per_epoch must be at least 1 to train on a stream, got 0"):
+        run(LineTask(streamed=True), tmp_path)
+    with pytest.raises(ValueError, match=r"steps_per_epoch is for streams, got 2: .* the 24 examples"):
+        run(LineTask(), tmp_path, steps_per_epoch=2)
+    loop = run(LineTask(streamed=True), tmp_path, steps_per_epoch=2, epochs=1)
+    assert loop.state.step == 2 and loop.scheduler.get_last_lr()[-1] == pytest.approx(0, abs=1e-9)  # ran its course
+    with pytest.raises(ValueError, match="num_workers=2: the run had 1"):
+        run(LineTask(streamed=True), tmp_path, steps_per_epoch=2, epochs=2, num_workers=2, resume=True)
 
 
 def test_max_steps_ends_within_an_epoch(tmp_path):
