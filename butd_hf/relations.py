@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert
 
-from .metrics.graph_recall import CUTOFFS
+from .metrics.graph_recall import CUTOFFS, SAME_OBJECT
 from .modeling.frequency_prior import ButdFrequencyPrior
 from .modeling.image_processing_butd import ButdImageProcessor
 
@@ -131,6 +131,7 @@ def predicted_graphs(
     image_processor: ButdImageProcessor,
     sizes: Sequence[tuple[float, float]],
     most: int = max(CUTOFFS),
+    repeat_overlap: float | None = SAME_OBJECT,
 ) -> list[dict[str, np.ndarray]]:
     """
     What the model says of each picture of a batch, as `butd_hf.metrics` takes it.
@@ -142,9 +143,12 @@ def predicted_graphs(
         image_processor: What belongs to it.
         sizes: Height and width of each picture, in the unit that boxes are wanted in.
         most: As many relations as count.
+        repeat_overlap: From which boxes are about one thing, of which nothing is told twice: by default as the metrics
+            see it, which count a repetition for nothing. See `post_process_scene_graph_generation`.
     """
     graphs = []
     options = {"threshold": -1.0, "relation_threshold": -1.0, "top_k": most, "target_sizes": list(sizes)}
+    options["repeat_overlap"] = repeat_overlap
     best_of_pairs, best_of_all = (
         image_processor.post_process_scene_graph_generation(outputs, graph_constraint=constraint, **options)
         for constraint in (True, False)

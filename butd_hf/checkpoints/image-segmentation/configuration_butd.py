@@ -330,8 +330,8 @@ class ButdConfig(PreTrainedConfig):
         predicate_names (`dict[int, str]`, *optional*): What is shown to people instead, where the names of the data
             mislead; metrics and training know nothing of it.
         pair_budget (`int`): At most this many pairs of subject and object are looked at per image.
-        pair_rivals (`bool`): Whether the second look at a pair hears how it stands among the pairs of the same labels:
-            who is nearer, and how many.
+        pair_rivals (`bool`): Whether a pair hears how it stands among the pairs of the same labels: who is nearer, and
+            how many.
         relation_appearance (`bool`): Whether relations are judged by what regions look like, or by labels and
             geometry alone, which data without pictures can teach.
         frequency_prior (`bool`): Whether predicates and pairs begin with how often their labels were related so.

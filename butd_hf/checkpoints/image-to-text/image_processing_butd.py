@@ -294,6 +294,7 @@ class ButdImageProcessor(TorchvisionBackend):
         top_k: int = 100,
         target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
         graph_constraint: bool = True,
+        repeat_overlap: float | None = None,
     ) -> list[dict[str, torch.Tensor]]:
         """
         Objects of each image, and the relations between them, both best first and equals in the order of regions.
@@ -307,6 +308,9 @@ class ButdImageProcessor(TorchvisionBackend):
             target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
                 and width of each original picture. Without, boxes are in [0, 1].
             graph_constraint (`bool`): Whether each pair has but its best predicate, or all of them.
+            repeat_overlap (`float`, *optional*): Boxes with one label that overlap (intersection over union) by this
+                much are about one thing, and no relation between two things is told twice: of the pairs that would,
+                the best tells it, and the others tell what they hold likely next. Without, each tells its own.
 
         Returns:
             For each image `scores` (n,), `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1` in pixels and `regions`
@@ -316,7 +320,9 @@ class ButdImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: `target_sizes` isn't as long as the batch.
         """
-        return graphs_in_pixels(outputs, threshold, relation_threshold, top_k, target_sizes, graph_constraint)
+        return graphs_in_pixels(
+            outputs, threshold, relation_threshold, top_k, target_sizes, graph_constraint, repeat_overlap
+        )
 
     def _standardize_kwargs(
         self, size_divisor: int | None = None, recipe: str | None = None, **kwargs: Any

@@ -16,6 +16,7 @@
 from typing import Any
 
 import torch
+from torchvision.ops import box_iou
 
 from .post_processing_butd import Sizes, check_sizes
 
@@ -27,28 +28,65 @@ def object_scores(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
 
 
 def best_relations(
-    pair_scores: torch.Tensor, predicate_logits: torch.Tensor, top_k: int, threshold: float, graph_constraint: bool
+    scores: torch.Tensor, top_k: int, threshold: float, graph_constraint: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     The best relations of one image, best first; of equals the one whose pair came first, then the first predicate.
 
+    Args:
+        scores (`torch.FloatTensor` of shape `(num_pairs, num_predicates)`): Of all relations.
+
     Returns:
         Scores, places among the pairs and predicates, each of shape `(num_relations,)`.
     """
-    shares = predicate_logits.float().softmax(dim=-1)  # (num_pairs, num_predicates)
     if graph_constraint:
-        predicates = shares.argmax(dim=-1, keepdim=True)  # (num_pairs, 1)
-        shares = shares.gather(-1, predicates)
+        scores, predicates = scores.max(dim=-1, keepdim=True)  # (num_pairs, 1)
     else:
-        predicates = torch.arange(shares.shape[1], device=shares.device).expand_as(shares)
-    scores = (pair_scores[:, None] * shares).flatten()
-    scores, order = scores.sort(descending=True, stable=True)
+        predicates = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    scores, order = scores.flatten().sort(descending=True, stable=True)
     order = order[(scores > threshold) & (torch.arange(len(scores), device=scores.device) < top_k)]
     return (
         scores[: len(order)],
         torch.div(order, predicates.shape[1], rounding_mode="floor"),
         predicates.flatten()[order],
     )
+
+
+def without_repeats(scores: torch.Tensor, same: torch.Tensor, graph_constraint: bool) -> torch.Tensor:
+    """
+    Scores of the relations of one image, minus infinity where a relation repeats a better one.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(num_pairs, num_predicates)`): Of all relations.
+        same (`torch.BoolTensor` of shape `(num_pairs, num_pairs)`): Which pairs are about the same two things.
+        graph_constraint (`bool`): Whether only the best predicate of each pair is told, so that nothing else of it
+            can be repeated.
+    """
+    places = torch.arange(len(scores), device=scores.device)
+    same = same & (places[:, None] != places)
+    with_twins = same.any(dim=1, keepdim=True)
+    if not with_twins.any():
+        return scores
+    scores = scores.clone()
+    while True:
+        told = scores.isfinite() & with_twins
+        if graph_constraint:
+            best = torch.zeros_like(told).scatter(1, scores.argmax(dim=-1, keepdim=True), True)
+            told = told & best
+        rows, predicates = told.nonzero().unbind(dim=1)
+        own, others = scores[rows, predicates, None], scores.T[predicates]  # (num_told, 1), (num_told, num_pairs)
+        better = (others > own) | ((others == own) & (places < rows[:, None]))
+        repeated = (better & same[rows] & told.T[predicates]).any(dim=1)
+        if not repeated.any():
+            return scores
+        scores[rows[repeated], predicates[repeated]] = -torch.inf
+
+
+def same_things(pairs: torch.Tensor, labels: torch.Tensor, boxes: torch.Tensor, overlap: float) -> torch.Tensor:
+    """Which pairs `(num_pairs, 2)` have the same labels and overlapping boxes: `(num_pairs, num_pairs)`."""
+    same = (box_iou(boxes, boxes) >= overlap) & (labels[:, None] == labels)  # (num_regions, num_regions)
+    subjects, objects = pairs.unbind(dim=1)
+    return same[subjects[:, None], subjects] & same[objects[:, None], objects]
 
 
 def graphs_in_pixels(
@@ -58,6 +96,7 @@ def graphs_in_pixels(
     top_k: int,
     target_sizes: Sizes,
     graph_constraint: bool,
+    repeat_overlap: float | None,
 ) -> list[dict[str, Any]]:
     """The body of `ButdImageProcessor.post_process_scene_graph_generation`."""
     regions = outputs.regions
@@ -76,10 +115,14 @@ def graphs_in_pixels(
         exists = outputs.pair_mask[row] & (place[pairs] >= 0).all(dim=-1)
         pairs = pairs[exists]
         pair_scores = related[row, exists] * scores[row][pairs].prod(dim=-1)
-        relation_scores, of_pair, predicates = best_relations(
-            pair_scores, outputs.predicate_logits[row, exists], top_k, relation_threshold, graph_constraint
-        )
-        boxes = regions.boxes[row, order].float()  # (num_objects, 4)
+        shares = outputs.predicate_logits[row, exists].float().softmax(dim=-1)  # (num_pairs, num_predicates)
+        told = pair_scores[:, None] * shares
+        boxes = regions.boxes[row].float()
+        if repeat_overlap is not None:
+            same = same_things(pairs, outputs.region_labels[row], boxes, repeat_overlap)
+            told = without_repeats(told, same, graph_constraint)
+        relation_scores, of_pair, predicates = best_relations(told, top_k, relation_threshold, graph_constraint)
+        boxes = boxes[order]  # (num_objects, 4)
         if sizes is not None:
             height, width = sizes[row]
             boxes = boxes * boxes.new_tensor([width, height, width, height])
