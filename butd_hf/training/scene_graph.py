@@ -125,6 +125,14 @@ class SceneGraphTask(Task):
     def settings(self) -> dict[str, Any]:
         return {"kind": "scene graph generation", "train_images": len(self.train_dataset), **self._settings}
 
+    def card(self) -> dict[str, Any]:
+        relations = sum(len(graph.relations) for graph in self.train_dataset.graphs)
+        return {
+            "task": "scene-graph-generation",
+            "learned_from": f"{len(self.train_dataset):,} images with {relations:,} relations",
+            "evaluation": {"num_images": len(self.eval_dataset), "mode": self.mode},
+        }
+
     def collate(self, examples: list[GraphExample]) -> dict[str, Any]:
         pictures = None
         if self.look:
