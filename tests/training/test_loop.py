@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from butd_hf.training.arguments import LoopArguments
 from butd_hf.training.batches import EpochBatches
 from butd_hf.training.checkpoints import is_complete, latest_state, recover_folder, replace_folder
+from butd_hf.training.curves import draw_curves
 from butd_hf.training.failures import advice
 from butd_hf.training.loop import NonFiniteLossError, TrainingLoop
 from butd_hf.training.task import Task
@@ -126,7 +127,8 @@ def read_metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_loss_falls_and_the_run_explains_itself(tmp_path):
+def test_loss_falls_and_the_run_explains_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("butd_hf.training.journal.draw_curves", draw_curves)
     run(LineTask(), tmp_path, epochs=6, backbone_learning_rate=0.02)
     lines = read_metrics(tmp_path)
     losses = [line["loss"] for line in lines if line["event"] == "evaluation"]
