@@ -86,6 +86,8 @@ class SceneGraphTask(Task):
         ValueError: The data sets or the model differ in their labels or predicates, or pictures are missing.
     """
 
+    counts_over_processes = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -164,6 +164,26 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(tmp_path, var
     assert steps == sorted(set(steps))  # steps done twice are logged once
 
 
+def test_batches_of_a_step_teach_what_one_batch_teaches(tmp_path):
+    """However unequal they are, and though the last step of an epoch has fewer."""
+
+    class Weighed(LineTask):
+        def loss_weight(self, batch):
+            return len(batch["inputs"])
+
+    def train(name, size, **changes):
+        changes = {"epochs": 2, "logging_steps": 1, **changes}
+        trained = weights(run(Weighed(size=size), tmp_path / name, **changes))
+        lines = read_metrics(tmp_path / name)
+        return trained, [line["loss"] for line in lines if line["event"] == "training"]
+
+    for size in (18, 14):  # 4 + 4, 4 + 4, 2 examples, and 4 + 4, 4 + 2
+        whole, losses = train(f"whole-{size}", size, batch_size=8)
+        gathered, logged = train(f"gathered-{size}", size, batch_size=4, gradient_accumulation_steps=2)
+        torch.testing.assert_close(gathered, whole, rtol=1e-5, atol=1e-6)
+        assert logged == pytest.approx(losses, rel=1e-5)
+
+
 def test_a_signal_saves_and_stops(tmp_path):
     class Signalled(LineTask):
         def loss(self, model, batch):
