@@ -63,7 +63,8 @@ def write_card(
         licence_id: The Hub's identifier of the licence.
         dataset: Name of the data set, for the Hub's index.
         base_model: Hub name of the model that it was trained from.
-        runs: Run folders that made it, in their order; their commands are the recipe.
+        runs: Run folders that made it, in their order; their commands are the recipe, and what codecarbon estimated
+            that they caused is told.
         commands: Commands of the recipe before those of the runs, such as a conversion.
         evaluation: What `butd-hf evaluate ... --json` printed. Scores that were not defined are left out.
         notes: What else was measured, in Markdown; follows the results.
@@ -92,6 +93,8 @@ def write_card(
     weights = folder / "model.safetensors"
     settings = [json.loads((Path(run) / "arguments.json").read_text(encoding="utf-8")) for run in runs]
     versions = json.loads((Path(runs[-1]) / "versions.json").read_text(encoding="utf-8")) if runs else None
+    estimates = [estimate for run in runs if (estimate := Path(run) / "emissions.json").is_file()]
+    caused = [json.loads(each.read_text(encoding="utf-8"))["kilograms_of_co2_equivalents"] for each in estimates]
     metrics = {name: value for name, value in (evaluation or {}).get("metrics", {}).items() if value is not None}
     results = [
         EvalResult(
@@ -117,6 +120,7 @@ def write_card(
         base_model=base_model,
         model_name=name,
         eval_results=results or None,
+        co2_eq_emissions={"emissions": round(1000 * sum(caused), 3), "source": "codecarbon"} if caused else None,
     )
     card = ModelCard.from_template(
         card_data,
@@ -134,6 +138,7 @@ def write_card(
         licence=licence.strip(),
         commands=[*commands, *(recipe(each["command"]) for each in settings)],
         versions=versions,
+        kilograms=f"{sum(caused):.2g}" if caused else None,
         evaluation=evaluation,
         metrics=metrics,
         scores=[(metric_name(metric), f"{value:.1f}") for metric, value in metrics.items()],

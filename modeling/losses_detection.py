@@ -21,6 +21,7 @@ from transformers.loss.loss_for_object_detection import dice_loss, sigmoid_focal
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher, RTDetrLoss
 
 from .configuration_butd import ButdConfig
+from .counts_butd import shared_count
 from .targets_butd import ButdTarget
 from .top_down_detection import ABSENT_LOGIT, centred
 
@@ -93,7 +94,7 @@ class ButdSetLoss:
             there = present[row].cpu()[queries]
             matches.append((queries[there].to(logits.device), objects[there].to(logits.device)))
         outputs["logits"] = outputs["logits"].masked_fill(self.excused(outputs, targets, matches), ABSENT_LOGIT)
-        number = max(sum(len(target["class_labels"]) for target in wanted), 1)
+        number = shared_count(outputs["logits"].new_tensor(sum(len(target["class_labels"]) for target in wanted)))
         losses = {"loss_ce": self.criterion.loss_labels_vfl(outputs, wanted, matches, number)["loss_vfl"]}
         outputs["pred_boxes"] = box_convert(boxes, "xyxy", "cxcywh")  # clipped ones would not feel the border
         losses.update(self.criterion.loss_boxes(outputs, wanted, matches, number))
@@ -132,7 +133,7 @@ def mask_losses(
             seen.append(target.masks_within(boxes[begin:end], objects, logits.shape[-1]))
             begin = end
     logits, seen = logits.flatten(1), torch.cat(seen).flatten(1)  # (num_masks, m * m)
-    number = max(len(logits), 1)
+    number = shared_count(logits.new_tensor(len(logits)))
     return {
         "loss_mask": sigmoid_focal_loss(logits, seen, number, alpha=-1, gamma=0),
         "loss_dice": dice_loss(logits, seen, number),

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torchvision.ops import box_convert, box_iou
 
 from .configuration_butd import ButdConfig
+from .counts_butd import shared_count
 
 
 POSITIVE_OVERLAP = 0.5  # with an object, from which a region is about it
@@ -167,7 +168,7 @@ def object_loss(
     weight = logits.new_ones(no_object + 1)
     weight[no_object] = config.no_object_weight
     losses = F.cross_entropy(logits[mask], wanted[mask], weight=weight, reduction="sum")
-    return losses / weight[wanted[mask]].sum().clamp(min=1e-6)
+    return losses / shared_count(weight[wanted[mask]].sum(), least=1e-6)
 
 
 def relation_losses(
@@ -205,13 +206,13 @@ def relation_losses(
     positive = held > 0
     shares = wanted[positive] / held[positive][:, None]
     predicate_loss = -(shares * predicate_logits[positive].log_softmax(dim=-1)).sum()
-    losses = {}
+    losses, num_taught = {}, shared_count(taught.sum().float())
     for name, logits in (("loss_selection", selection_logits), ("loss_pair", pair_logits)):
         wrong = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
-        losses[name] = (wrong * taught).sum() / taught.sum().clamp(min=1)
+        losses[name] = (wrong * taught).sum() / num_taught
     return {
         **losses,
-        "loss_predicate": predicate_loss / positive.sum().clamp(min=1),
+        "loss_predicate": predicate_loss / shared_count(positive.sum().float()),
     }
 
 

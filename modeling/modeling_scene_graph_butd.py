@@ -70,6 +70,9 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
         self.top_down = ButdSceneGraphDecoder(config, region_size=self.bottom_up.region_size)
         self.post_init()
 
+    def get_input_embeddings(self) -> None:
+        """None: no words come in. Quantisation asks, to keep tied embeddings as they are."""
+
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         return self.bottom_up
 

@@ -60,6 +60,13 @@ class ButdDetectionDecoderOutput(ModelOutput):
     region_attentions: torch.FloatTensor | None = None
 
 
+def weight_of(linear: nn.Linear) -> torch.Tensor:
+    """The weight of a layer without bias; of one that is quantised, which nobody can read, by what it does."""
+    if type(linear.weight) in (nn.Parameter, torch.Tensor):
+        return linear.weight
+    return linear(torch.eye(linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype)).T
+
+
 class ButdCellAttention(nn.Module):
     """
     Multi-head attention of a query to the cells of its own box.
@@ -90,12 +97,12 @@ class ButdCellAttention(nn.Module):
             What was seen, `(num_queries, hidden_size)`, and the attention, `(num_queries, num_heads, num_cells)`.
         """
         wanted = self.q_proj(queries).unflatten(1, (self.num_heads, -1)).transpose(0, 1) * self.scaling
-        key_weight = self.k_proj.weight.unflatten(0, (self.num_heads, -1)).to(wanted.dtype)
+        key_weight = weight_of(self.k_proj).unflatten(0, (self.num_heads, -1)).to(wanted.dtype)
         wanted = (wanted @ key_weight).transpose(0, 1)  # (num_queries, num_heads, cell_size)
         weights = (wanted @ cells.mT).softmax(dim=-1, dtype=torch.float32)  # (num_queries, num_heads, num_cells)
         kept = nn.functional.dropout(weights, self.config.attention_dropout, self.training).to(cells.dtype)
         seen = (kept @ cells).transpose(0, 1)  # (num_heads, num_queries, cell_size)
-        value_weight = self.v_proj.weight.unflatten(0, (self.num_heads, -1)).to(seen.dtype)
+        value_weight = weight_of(self.v_proj).unflatten(0, (self.num_heads, -1)).to(seen.dtype)
         seen = (seen @ value_weight.mT).transpose(0, 1).flatten(1)  # (num_queries, hidden_size)
         return self.o_proj(seen), weights
 

@@ -66,6 +66,14 @@ def test_card_says_what_the_run_wrote_down(checkpoint, run):
     assert "{{" not in card.text and "{%" not in card.text and "somewhere" not in card.text
 
 
+def test_card_tells_what_the_runs_caused(checkpoint, run):
+    (run / "emissions.json").write_text('{"kilograms_of_co2_equivalents": 0.0123}')
+    write_card(checkpoint, name="captioner", data="None.", licence="None.", runs=[run, run])
+    card = ModelCard.load(checkpoint / "README.md")
+    assert card.data.co2_eq_emissions == {"emissions": 24.6, "source": "codecarbon"}  # the Hub counts in grams
+    assert "that caused\n0.025 kg of CO2 equivalents." in card.text
+
+
 def test_card_of_a_checkpoint_alone(checkpoint, tmp_path):
     write_card(checkpoint, name="captioner", data="None.", licence="None.", file=tmp_path / "card.md")
     text = ModelCard.load(tmp_path / "card.md").text

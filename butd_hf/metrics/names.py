@@ -34,6 +34,14 @@ METRIC_NAMES = {
 GRAPH_MEASURES = {"recall": "R", "mean_recall": "mR", "ng_recall": "ng-R", "zero_shot_recall": "zero-shot R", "f": "F"}
 
 
+def is_overall(metric: str) -> bool:
+    """Whether it measures a whole task: neither one class or predicate, nor a loss."""
+    return (
+        metric in METRIC_NAMES
+        or re.fullmatch(rf"({'|'.join(GRAPH_MEASURES)})_\d+_(triples|images)", metric) is not None
+    )
+
+
 def metric_name(metric: str) -> str:
     """A metric as tables call it; `box_ap50_dog` is that of a class, and so on."""
     for prefix in ("box_ap50_", "mask_ap50_"):

@@ -14,6 +14,7 @@ NOT_MEASURED = ("time", "event", "epoch", "step", "seconds")  # what a line says
 MOST_SCORES = 10  # panels for scores: the one that best/ is chosen by, and the first others
 PANELS_ABREAST = 3
 PANEL_SIZE = (4.2, 2.8)  # inches
+MARGINS = {"left": 0.6, "right": 0.15, "bottom": 0.5, "top": 0.35}  # of a panel, in inches, for its words and numbers
 
 
 def draw_curves(metrics_file: Path, picture: Path, metric_for_best: str = "loss") -> None:
@@ -38,13 +39,20 @@ def draw_curves(metrics_file: Path, picture: Path, metric_for_best: str = "loss"
     panels.update({f"{name} (evaluation)": {name: evaluation[name]} for name in scores[:MOST_SCORES]})
 
     rows = -(-len(panels) // PANELS_ABREAST)
-    figure = Figure(figsize=(PANEL_SIZE[0] * PANELS_ABREAST, PANEL_SIZE[1] * rows), layout="constrained")
+    width, height = PANEL_SIZE[0] * PANELS_ABREAST, PANEL_SIZE[1] * rows
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, PANELS_ABREAST, squeeze=False).flatten()
-    for panel, (title, curves) in zip(axes, panels.items(), strict=False):
+    for place, (title, curves) in enumerate(panels.items()):
+        row, column = divmod(place, PANELS_ABREAST)
+        # placed by hand: the layouts that matplotlib offers draw everything several times
+        left = column * PANEL_SIZE[0] + MARGINS["left"]
+        bottom = (rows - 1 - row) * PANEL_SIZE[1] + MARGINS["bottom"]
+        inner = (
+            PANEL_SIZE[0] - MARGINS["left"] - MARGINS["right"],
+            PANEL_SIZE[1] - MARGINS["bottom"] - MARGINS["top"],
+        )
+        panel = figure.add_axes((left / width, bottom / height, inner[0] / width, inner[1] / height))
         draw_panel(panel, title, curves)
-    for panel in axes[len(panels) :]:
-        panel.set_axis_off()
     unfinished = picture.with_suffix(".unfinished")
     figure.savefig(unfinished, format="png", dpi=100)
     unfinished.replace(picture)

@@ -102,6 +102,8 @@ class DetectionTask(Task):
         ValueError: The two data sets differ in their classes, or masks are learned from data read without them.
     """
 
+    counts_over_processes = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -163,6 +165,9 @@ class DetectionTask(Task):
         # convolutions are faster with channels last, on CPUs above all
         batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
         return batch
+
+    def loss_weight(self, batch: dict[str, Any]) -> int:
+        return sum(len(labels["class_labels"]) for labels in batch["labels"])
 
     def labels_of(self, example: DetectionExample, processed_size: tuple[int, int]) -> dict[str, torch.Tensor]:
         """What the model is to find in an image."""

@@ -1,4 +1,4 @@
-"""What a run says: to the console, to its metrics file and to trackers."""
+"""What a run says: to the console, to its metrics file and to trackers; and what it causes."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from rich.console import Console
 
 from .arguments import LoopArguments
 from .curves import draw_curves
+from .emissions import SECONDS_APART, Emissions
 from .run_folder import RunFolder
 from .trackers import start_trackers, track
 
@@ -23,17 +24,21 @@ class Journal:
     def __init__(self, folder: RunFolder, accelerator: Accelerator):
         self.folder = folder
         self.accelerator = accelerator
+        self.emissions = Emissions(folder)
         self.console = Console(stderr=True)
 
     def start(self, arguments: LoopArguments, task_settings: dict[str, Any], step: int) -> None:
         """Starts the trackers at a step."""
         settings = {"loop": vars(arguments), "task": task_settings}
         start_trackers(self.accelerator, self.folder.path, settings, step)
+        if self.accelerator.is_main_process:
+            self.emissions.start()
 
     def log(self, event: str, *, epoch: float, step: int, **values: Any) -> None:
         """A line in the metrics file; trackers get its numbers."""
         if self.accelerator.is_main_process:
             self.folder.log(event, epoch=epoch, step=step, **values)
+            self.emissions.write(SECONDS_APART if event == "training" else 0.0)  # the card after it tells them
         numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
         track(self.accelerator, event, step, numbers)
 
@@ -52,7 +57,8 @@ class Journal:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def end(self) -> None:
-        """Closes the trackers."""
+        """Closes the trackers and the account of what was caused."""
+        self.emissions.end()
         if self.accelerator.log_with:
             self.accelerator.end_training()
 

@@ -3,7 +3,9 @@
 import math
 import signal
 import time
+from contextlib import nullcontext
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -187,13 +189,12 @@ class TrainingLoop:
                 images_per_second=0.0,
             )
             # a run saved after the last batch of an epoch has nothing left but to evaluate
-            for batch in self.loader if state.batch < num_batches else ():
-                with accelerator.accumulate(self.model):
-                    losses = self._step(batch)
-                state.batch += 1
-                self.meter.update(losses, self.task.num_images(batch) * accelerator.num_processes)
-                if not accelerator.sync_gradients:
-                    continue
+            batches = iter(self.loader if state.batch < num_batches else ())
+            while together := list(islice(batches, arguments.gradient_accumulation_steps)):
+                losses = self._step(together)
+                state.batch += len(together)
+                num_images = sum(self.task.num_images(batch) for batch in together)
+                self.meter.update(losses, num_images * accelerator.num_processes)
                 state.step += 1
                 self.meter.steps += 1
                 progress.update(
@@ -213,40 +214,49 @@ class TrainingLoop:
         if state.batch >= num_batches:
             state.epoch, state.batch = state.epoch + 1, 0
 
-    def _step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
-        """One forward and backward pass, and an optimizer step when enough gradients are gathered."""
+    def _step(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        """A forward and a backward pass of each batch, then an optimizer step. Returns the losses of all of them."""
         accelerator = self.accelerator
-        with accelerator.autocast():
-            parts = self.task.loss(self.model, batch)
-        share = self._share(batch)
-        values = share * torch.stack([part.detach().float() for part in parts.values()])
-        values = accelerator.reduce(values, reduction="mean")  # every process sees, and raises, the same
-        losses = dict(zip(parts, values.tolist(), strict=True))
-        if not math.isfinite(losses["loss"]):
-            self._raise_non_finite(f"The loss is {losses['loss']}", losses)
-        accelerator.backward(share * parts["loss"])
-        if accelerator.sync_gradients:
-            limit = self.arguments.max_grad_norm or math.inf
-            norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
-            # half precision meets infinite gradients by design: its scaler skips the step
-            if accelerator.scaler is None and not math.isfinite(float(norm)):
-                self._raise_non_finite(f"The gradient's norm is {float(norm)}", losses)
+        losses: dict[str, float] = {}
+        for place, (batch, share) in enumerate(zip(batches, self._shares(batches), strict=True)):
+            is_last = place + 1 == len(batches)
+            with nullcontext() if is_last else accelerator.no_sync(self.model):
+                with accelerator.autocast():
+                    parts = self.task.loss(self.model, batch)
+                values = share * torch.stack([part.detach().float() for part in parts.values()])
+                values = accelerator.reduce(values, reduction="mean")  # every process sees, and raises, the same
+                for name, value in zip(parts, values.tolist(), strict=True):
+                    losses[name] = losses.get(name, 0.0) + value
+                if not math.isfinite(losses["loss"]):
+                    self._raise_non_finite(f"The loss is {losses['loss']}", losses)
+                # accelerate divides by as many batches as there should be: at the end of an epoch there are fewer
+                accelerator.backward(share * accelerator.gradient_accumulation_steps * parts["loss"])
+        limit = self.arguments.max_grad_norm or math.inf
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        # half precision meets infinite gradients by design: its scaler skips the step
+        if accelerator.scaler is None and not math.isfinite(float(norm)):
+            self._raise_non_finite(f"The gradient's norm is {float(norm)}", losses)
         self.optimizer.step()
-        if accelerator.sync_gradients:
-            if not self.optimizer.step_was_skipped:
-                self.scheduler.step()
-            if self.average is not None:
-                self.average.update_parameters(accelerator.unwrap_model(self.model))
+        if not self.optimizer.step_was_skipped:
+            self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(accelerator.unwrap_model(self.model))
         self.optimizer.zero_grad()
         return losses
 
-    def _share(self, batch: dict[str, torch.Tensor]) -> float:
-        """By how much the batch counts for more than the mean of those that other processes have in this step."""
-        if self.accelerator.num_processes == 1:
-            return 1.0
-        weight = self.task.loss_weight(batch)
-        total = self.accelerator.reduce(torch.tensor(float(weight), device=self.accelerator.device), reduction="sum")
-        return weight * self.accelerator.num_processes / max(total.item(), 1.0)
+    def _shares(self, batches: list[dict[str, torch.Tensor]]) -> list[float]:
+        """
+        What the loss of each batch counts for in the mean over processes of a step's sum over batches, so that this is
+        the loss of all examples of the step together.
+        """
+        accelerator, task = self.accelerator, self.task
+        weights = torch.tensor([float(task.loss_weight(batch)) for batch in batches], device=accelerator.device)
+        total = accelerator.reduce(weights, reduction="sum")
+        if task.counts_over_processes:  # processes are equal then; batches in which nothing is to be found count, too
+            weights = total = total.clamp(min=1.0)
+        else:
+            weights = weights * accelerator.num_processes
+        return (weights / total.sum().clamp(min=1.0)).tolist()
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluates the averaged weights, or else the current ones, and keeps the model if it is the best so far."""

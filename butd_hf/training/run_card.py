@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cards import write_card
-from ..metrics.names import METRIC_NAMES
+from ..metrics.names import is_overall
 from .run_folder import RunFolder
 from .task import Task
 
@@ -29,7 +29,7 @@ def write_run_card(folder: Path, run: RunFolder, task: Task, metrics: dict[str, 
     settings = task.settings()
     named = settings.get("data", "the data")
     source = ", ".join(Path(str(each)).name for each in (named if isinstance(named, list) else [named]))
-    told = {name: value for name, value in metrics.items() if name in METRIC_NAMES and value == value}
+    told = {name: value for name, value in metrics.items() if is_overall(name) and value == value}
     evaluation: dict[str, Any] = {**about.pop("evaluation"), "split": settings.get("eval_split"), "epoch": epoch}
     write_card(
         folder,

@@ -40,6 +40,7 @@ class RunFolder:
     - `versions.json`: the software and the machine
     - `metrics.jsonl`: a line per logged step, evaluation and event
     - `curves.png`: the same as curves, drawn at each evaluation
+    - `emissions.json`: the carbon dioxide that it caused, if codecarbon is installed
     - `trackers/`: what TensorBoard and the like write
     - `best/`: the model that did best, ready for `from_pretrained`
     - `last/`: the state that a resumed run continues from
@@ -53,6 +54,7 @@ class RunFolder:
         self.predictions = self.path / "predictions"
         self.metrics_file = self.path / "metrics.jsonl"
         self.curves = self.path / "curves.png"
+        self.emissions = self.path / "emissions.json"
 
     def describe(self, arguments: LoopArguments, task_settings: dict[str, Any]) -> None:
         """Writes down the settings and the versions."""

@@ -98,6 +98,8 @@ class SceneGraphTask(Task):
         ValueError: The data sets or the model differ in their labels or predicates, or pictures are missing.
     """
 
+    counts_over_processes = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -136,6 +138,14 @@ class SceneGraphTask(Task):
 
     def settings(self) -> dict[str, Any]:
         return {"kind": "scene graph generation", "train_images": len(self.train_dataset), **self._settings}
+
+    def card(self) -> dict[str, Any]:
+        relations = sum(len(graph.relations) for graph in self.train_dataset.graphs)
+        return {
+            "task": "scene-graph-generation",
+            "learned_from": f"{len(self.train_dataset):,} images with {relations:,} relations",
+            "evaluation": {"num_images": len(self.eval_dataset), "mode": self.mode},
+        }
 
     def collate(self, examples: list[GraphExample]) -> dict[str, Any]:
         pictures = None

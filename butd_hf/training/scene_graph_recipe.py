@@ -250,6 +250,13 @@ def build_model(
     learns = look and (arguments.train_bottom_up or arguments.init_from is None)
     if not learns:
         model.bottom_up.requires_grad_(False)
+    if arguments.mode != "sgdet" and config.bottom_up_config.selector == "rpn":
+        # boxes are given, so nothing teaches to propose any; processes that train together must teach every weight
+        selector = model.bottom_up.selector
+        head = selector.region_head
+        for part in (selector.proposal_head, head.box_proj, head.class_proj, head.attribute_proj, head.mask_head):
+            if part is not None:
+                part.requires_grad_(False)
     return model
 
 

@@ -18,10 +18,13 @@ class Task(ABC):
         train_dataset: A map-style data set. If it has `set_epoch(epoch)`, the loop calls that before each epoch; an
             example may depend on nothing but its index, the epoch and a seed, or runs can't be resumed exactly. Or an
             `ExampleStream`.
+        counts_over_processes: Whether the model divides its losses by counts over all processes, as those do that
+            know only on the way what they count.
     """
 
     model: nn.Module
     train_dataset: Any
+    counts_over_processes: bool = False
 
     @property
     def backbone(self) -> nn.Module | None:
@@ -52,7 +55,8 @@ class Task(ABC):
         """
         What the loss is a mean over, such as the words of a batch; alike for every batch unless told otherwise.
 
-        Processes that share a step weigh their losses by it, so that they learn what one with all examples learns.
+        The batches of a step, of one process or of several, are weighed by it: they teach what one batch of all
+        their examples teaches.
         """
         return 1
 

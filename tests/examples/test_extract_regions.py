@@ -1,12 +1,9 @@
-import contextlib
-import os
-import subprocess
+import runpy
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -30,52 +27,42 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def launch(folder, options):
-    """The example in two processes."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "MASTER_ADDR": "127.0.0.1"}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    log = open(folder / "log.txt", "a")  # noqa: SIM115, the process writes to it
-    return subprocess.Popen(
-        [*command, str(EXAMPLE), *map(str, options)], stdout=log, stderr=log, env=environment, cwd=folder
-    )
-
-
-def kill(process):
-    """Kills a process with all that it started, without warning."""
-    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for each in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-    psutil.wait_procs(family, timeout=60)
-    process.wait(60)
+def extract(options):
+    """The example."""
+    sys.argv = [str(EXAMPLE), *map(str, options)]
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
 
 
 def content(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_two_killed_processes_give_the_bytes_that_one_gives(photos, tiny_checkpoint, tmp_path):
+def test_two_killed_processes_give_the_bytes_that_one_gives(photos, tiny_checkpoint, tmp_path, fork):
     options = ["--model", tiny_checkpoint, "--shard-size", 2, "--batch-size", 2, "--device", "cpu"]
     shards = tmp_path / "two.unfinished"
-    process = launch(tmp_path, [photos, "--out", tmp_path / "two", *options])
+    log = tmp_path / "log.txt"
+    processes = fork(2, log, extract, [photos, "--out", tmp_path / "two", *options])
     deadline = time.monotonic() + SECONDS
     while len(list(shards.glob("regions-*.arrow"))) < 3:
-        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log.txt").read_text()
+        assert all(each.is_alive() for each in processes) and time.monotonic() < deadline, log.read_text()
         time.sleep(0.005)
-    kill(process)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join(60)
     assert not (tmp_path / "two").exists()
     done = {file.name: file.stat().st_mtime_ns for file in shards.glob("reports/*.json")}
     assert len(done) < 30
 
     one = CliRunner().invoke(app, list(map(str, ["extract", photos, "--out", tmp_path / "one", *options])))
     assert one.exit_code == 0, one.output
-    process = launch(tmp_path, [photos, "--out", tmp_path / "two", *options])
-    assert process.wait(SECONDS) == 0, (tmp_path / "log.txt").read_text()
+    processes = fork(2, log, extract, [photos, "--out", tmp_path / "two", *options])
+    for process in processes:
+        process.join(SECONDS)
+        assert process.exitcode == 0, log.read_text()
     assert content(tmp_path / "two") == content(tmp_path / "one")
     assert len(content(tmp_path / "two")) == 30 + 2  # shards, index and description
     for name, written in done.items():
         shard = tmp_path / "two" / name.removesuffix(".json")
         assert shard.stat().st_mtime_ns <= written  # not written a second time
-    log = (tmp_path / "log.txt").read_text()
-    assert log.count("regions of 60 pictures") == 1  # said by one of them
+    assert log.read_text().count("regions of 60 pictures") == 1  # said by one of them

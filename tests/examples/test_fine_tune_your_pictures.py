@@ -1,15 +1,21 @@
 """The tutorial, command by command, on pictures of one colour each."""
 
+import contextlib
+import io
 import json
-import os
 import re
-import subprocess
+import runpy
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from butd_hf.commands import app
 
 
 ROOT = Path(__file__).parents[2]
@@ -36,23 +42,41 @@ def folder(tmp_path_factory):
     return folder
 
 
-def command(name: str) -> str:
-    """A command of the tutorial."""
-    return re.search(rf"<!-- command: {name} -->\n```bash\n(.*?)```", TUTORIAL, re.DOTALL).group(1)
+def type_in(name: str) -> str:
+    """
+    A command of the tutorial, read as a shell reads it and run in this process, which has imported everything already.
+
+    Returns:
+        What it printed, if that went to no file.
+    """
+    text = re.search(rf"<!-- command: {name} -->\n```bash\n(.*?)```", TUTORIAL, re.DOTALL).group(1)
+    text = re.sub(r"\$\(python -c '(.*?)'\)", lambda code: printed(exec, code[1]).strip(), text)
+    words = shlex.split(text.replace("\\\n", ""))
+    *words, file = [*words[:-2], words[-1]] if ">" in words else [*words, None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words[words[0] == "python" :])
+        said = printed(app if words[0] == "butd-hf" else lambda: runpy.run_path(words[1], run_name="__main__"))
+    if file is not None:
+        Path(file).write_text(said)
+    return said
 
 
-def test_from_a_folder_to_what_is_pushed(folder):
-    """In one shell, as its readers type it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    script = "set -e\n" + "".join(command(name) for name in ("before", "train", "after", "push"))
-    ran = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=550
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+def printed(function: Callable, *arguments: Any) -> str:
+    """What a function prints; commands end the process when they are done."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        try:
+            function(*arguments)
+        except SystemExit as ended:
+            assert not ended.code, said.getvalue()
+    return said.getvalue()
+
+
+def test_from_a_folder_to_what_is_pushed(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    *_, pushed = (type_in(name) for name in ("before", "train", "after", "push"))
     before, after = (json.loads((folder / f"{name}.json").read_text()) for name in ("before", "after"))
     assert before["num_images"] == after["num_images"] == 6
     assert after["metrics"]["cider"] > before["metrics"]["cider"]
     card = (folder / "to_upload" / "README.md").read_text()
     assert "12 images with 12 captions" in card and "my_pictures" in card
-    assert (folder / "to_upload" / "model.safetensors").is_file() and "nothing was uploaded" in ran.stdout
+    assert (folder / "to_upload" / "model.safetensors").is_file() and "nothing was uploaded" in pushed

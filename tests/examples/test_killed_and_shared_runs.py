@@ -1,18 +1,13 @@
 """Captioners trained by one and by two processes, some of them killed: what is left, and what comes of it."""
 
 import json
-import multiprocessing
-import os
 import runpy
 import signal
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from butd_hf.training.checkpoints import latest_state
@@ -58,56 +53,30 @@ def train_here(options, folder, *own):
         sys.argv = before
 
 
-def train_forked(runs, processes):
-    """Runs of copies of this process, which have imported everything already; returns their exit codes."""
-    context = multiprocessing.get_context("fork")
-    store = f"file://{tempfile.mkdtemp()}/store"
-    copies = [context.Process(target=be_one_of, args=(rank, processes, store, runs)) for rank in range(processes)]
-    for copy in copies:
-        copy.start()
+def end(copies):
+    """Waits until processes end; returns their exit codes."""
     for copy in copies:
         copy.join(300)
     return [copy.exitcode for copy in copies]
 
 
-def be_one_of(rank, processes, store, runs):
-    """What a copy does."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    if processes > 1:
-        os.environ.update(ACCELERATE_USE_CPU="true", LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(processes))
-        os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="0")  # accelerate asks, though they have met already
-        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
-    TRAIN(runs)
-
-
-def train_launched(runs, processes):
-    """Runs of new processes, as `accelerate launch` makes them; returns how that ended, and what was said."""
-    # --cpu would start one process: accelerate leaves several of them to MPI
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--main_process_port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [*launch, str(ROWS), json.dumps(runs)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    return ran.returncode, ran.stderr
-
-
 @pytest.fixture(scope="module")
-def runs(options, tmp_path_factory):
+def runs(options, fork, tmp_path_factory):
     """A folder of runs, `whole` and `killed` with one and with two processes, `shared` by two and `alone`; what died
     said."""
     folder = tmp_path_factory.mktemp("runs")
     common = [*options, *EVENTFUL, "--batch_size", "1"]
     calm = [*options, *CALM, "--output_dir"]
-    code, said = train_launched(
-        [
-            [None, *calm, str(folder / "shared"), "--batch_size", "1"],
-            [None, *common, "--output_dir", str(folder / "whole2")],
-            [KILLED_AT[2], *common, "--output_dir", str(folder / "killed2")],
-        ],
-        processes=2,
-    )
-    assert code != 0, said
-    assert train_forked([[KILLED_AT[1], *common, "--output_dir", str(folder / "killed1")]], 1) == [-signal.SIGKILL]
+    log = folder / "log.txt"
+    rows = [
+        [None, *calm, str(folder / "shared"), "--batch_size", "1"],
+        [None, *common, "--output_dir", str(folder / "whole2")],
+        [KILLED_AT[2], *common, "--output_dir", str(folder / "killed2")],
+    ]
+    assert end(fork(2, log, TRAIN, rows)) == [-signal.SIGKILL, 1], log.read_text()
+    said = log.read_text()
+    rows = [[KILLED_AT[1], *common, "--output_dir", str(folder / "killed1")]]
+    assert end(fork(1, log, TRAIN, rows)) == [-signal.SIGKILL], log.read_text()
     train_here(common, folder / "whole1")
     train_here([*options, *CALM, "--batch_size", "2"], folder / "alone")
     return folder, said
@@ -119,7 +88,7 @@ def lines_of(folder, event):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_run_resumes_to_the_same_weights(runs, options, processes):
+def test_a_killed_run_resumes_to_the_same_weights(runs, options, fork, processes):
     folder, _ = runs
     killed, whole = folder / f"killed{processes}", folder / f"whole{processes}"
     unfinished = sorted(each.name for each in (killed / "last").iterdir())
@@ -128,7 +97,8 @@ def test_a_killed_run_resumes_to_the_same_weights(runs, options, processes):
     assert latest_state(killed / "last").name == unfinished[0]
 
     again = [*options, *EVENTFUL, "--batch_size", "1", "--output_dir", str(killed), "--resume"]
-    assert train_forked([[None, *again]], processes) == [0] * processes
+    log = folder / f"again{processes}.txt"
+    assert end(fork(processes, log, TRAIN, [[None, *again]])) == [0] * processes, log.read_text()
     states = [latest_state(each / "last") for each in (killed, whole)]
     assert states[0].name == states[1].name == f"step-{12 // processes:09d}"
     models, averages = (

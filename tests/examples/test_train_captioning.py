@@ -1,7 +1,5 @@
 import json
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,9 +27,8 @@ SHORT = [
 @pytest.fixture(scope="module")
 def first_run(caption_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
-    command = [sys.executable, str(EXAMPLE), "--data", str(caption_data), "--output_dir", str(folder), *TINY, *SHORT]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    subprocess.run(command, check=True, timeout=300, env=environment, cwd=folder.parent)
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch, "--data", caption_data, "--output_dir", folder, *TINY, *SHORT)
     return folder
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import pipeline
 from typer.testing import CliRunner
@@ -124,6 +125,13 @@ def test_a_run_leaves_a_model_of_labels_and_geometry(first_run, data, detector):
     assert model.top_down.frequency_prior.counted_triples() == {(1, 1, 0), (2, 0, 1)}
     before = butd_hf.ButdForObjectDetection.from_pretrained(detector).base_model.bottom_up.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in model.bottom_up.state_dict().items())
+
+
+def test_a_run_leaves_a_card(first_run):
+    text = (first_run / "best" / "README.md").read_text()
+    assert "6 images with 12 relations" in text and "scored by the run after epoch 1, recall over" in text
+    assert "| R@50 | 100.0 |\n" in text and "counting alone" not in text
+    assert ModelCard(text).data.pipeline_tag == "scene-graph-generation"
 
 
 def test_pipeline_shows_the_names_for_people(first_run, pictures):

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from butd_hf.training.arguments import LoopArguments
 from butd_hf.training.batches import EpochBatches
 from butd_hf.training.checkpoints import is_complete, latest_state, recover_folder, replace_folder
+from butd_hf.training.curves import draw_curves
 from butd_hf.training.example_stream import ExampleStream
 from butd_hf.training.failures import advice
 from butd_hf.training.loop import NonFiniteLossError, TrainingLoop
@@ -142,7 +143,8 @@ def read_metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_loss_falls_and_the_run_explains_itself(tmp_path):
+def test_loss_falls_and_the_run_explains_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("butd_hf.training.journal.draw_curves", draw_curves)
     run(LineTask(), tmp_path, epochs=6, backbone_learning_rate=0.02)
     lines = read_metrics(tmp_path)
     losses = [line["loss"] for line in lines if line["event"] == "evaluation"]
@@ -183,6 +185,26 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(tmp_path, var
         assert_same(whole.average.state_dict(), resumed.average.state_dict())
     steps = [line["step"] for line in read_metrics(tmp_path / "broken") if line["event"] == "training"]
     assert steps == sorted(set(steps))  # steps done twice are logged once
+
+
+def test_batches_of_a_step_teach_what_one_batch_teaches(tmp_path):
+    """However unequal they are, and though the last step of an epoch has fewer."""
+
+    class Weighed(LineTask):
+        def loss_weight(self, batch):
+            return len(batch["inputs"])
+
+    def train(name, size, **changes):
+        changes = {"epochs": 2, "logging_steps": 1, **changes}
+        trained = weights(run(Weighed(size=size), tmp_path / name, **changes))
+        lines = read_metrics(tmp_path / name)
+        return trained, [line["loss"] for line in lines if line["event"] == "training"]
+
+    for size in (18, 14):  # 4 + 4, 4 + 4, 2 examples, and 4 + 4, 4 + 2
+        whole, losses = train(f"whole-{size}", size, batch_size=8)
+        gathered, logged = train(f"gathered-{size}", size, batch_size=4, gradient_accumulation_steps=2)
+        torch.testing.assert_close(gathered, whole, rtol=1e-5, atol=1e-6)
+        assert logged == pytest.approx(losses, rel=1e-5)
 
 
 def test_a_signal_saves_and_stops(tmp_path):

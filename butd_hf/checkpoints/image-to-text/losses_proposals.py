@@ -19,6 +19,7 @@ from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from .bottom_up_rpn import ButdCandidates
 from .boxes_butd import refine_boxes
+from .counts_butd import shared_count
 from .feature_pyramid import ButdPyramid, with_rows
 from .region_head import ButdRegionHead
 from .regions_butd import ButdRegions
@@ -95,7 +96,7 @@ def proposal_losses(candidates: ButdCandidates, targets: list[ButdTarget]) -> di
 
     objects = torch.cat([target.boxes[row[row >= 0]] for target, row in zip(targets, owner, strict=True)])
     box = generalized_box_iou_loss(candidates.boxes[taken], objects) * wanted[taken]
-    total = wanted.sum().clamp(min=1.0)
+    total = shared_count(wanted.sum())
     return {"loss_objectness": objectness / total, "loss_proposal_box": box.sum() / total}
 
 
@@ -129,7 +130,7 @@ def region_losses(
     about = match_regions(proposals, regions.mask, targets)  # (batch_size, num_regions)
     rows, places = torch.where(about >= 0)
     owners = about[rows, places]
-    total = max(len(rows), 1)
+    total = shared_count(proposals.new_tensor(len(rows)))
 
     def of_owners(name: str) -> torch.Tensor:
         values = [getattr(target, name)[row[row >= 0]] for target, row in zip(targets, about, strict=True)]
@@ -142,9 +143,9 @@ def region_losses(
         losses["loss_region_class"] = F.cross_entropy(logits, of_owners("class_labels"), reduction="sum") / total
     if region_head.attribute_proj is not None:
         logits, labels = regions.attribute_logits[rows, places].float(), of_owners("attribute_labels")
-        known = int((labels >= 0).sum())
+        known = shared_count((labels >= 0).sum().float())
         loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
-        losses["loss_attribute"] = 0.5 * loss / max(known, 1)  # half, as Anderson et al. weigh it
+        losses["loss_attribute"] = 0.5 * loss / known  # half, as Anderson et al. weigh it
     if region_head.mask_head is not None:
         has_mask = of_owners("has_mask")
         rows, places, owners = rows[has_mask], places[has_mask], owners[has_mask]
@@ -157,7 +158,7 @@ def region_losses(
         ]
         seen = torch.cat([*seen, logits.new_zeros((0, *logits.shape[1:]))])  # (num_masks, m, m)
         loss = F.binary_cross_entropy_with_logits(logits, seen, reduction="none").mean(dim=(1, 2)).sum()
-        losses["loss_region_mask"] = loss / max(len(rows), 1)
+        losses["loss_region_mask"] = loss / shared_count(logits.new_tensor(len(rows)))
     return losses
 
 

@@ -63,7 +63,9 @@ class ButdMaskHead(nn.Module):
         """
         cells = pool_pyramid(pyramid, boxes, self.mask_size // 2)
         if cells.shape[0] == 0:
-            return cells.new_zeros((0, self.mask_size, self.mask_size)) + 0 * self.out_conv.bias.sum()
+            # processes that train together must all give every weight a gradient, be it none
+            nothing = 0 * sum(parameter.sum() for parameter in self.parameters())
+            return cells.new_zeros((0, self.mask_size, self.mask_size)) + nothing
         scale, shift = self.modulation(owners)[..., None, None].chunk(2, dim=1)  # (num_boxes, cell_size, 1, 1)
         hidden_states = self.first_norm(self.first_conv(cells)) * (1 + scale) + shift
         hidden_states = self.second_norm(self.second_conv(self.act_fn(hidden_states)))

@@ -74,6 +74,9 @@ class ButdForObjectDetection(ButdPreTrainedModel):
     def build_heads(self):
         """Adds what a task has beyond classes and boxes, which the decoder's layers say."""
 
+    def get_input_embeddings(self) -> None:
+        """None: no words come in. Quantisation asks, to keep tied embeddings as they are."""
+
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         return self.bottom_up
 
