@@ -36,5 +36,5 @@ def test_without_graph_constraint_each_relation_of_two_things_is_told_by_their_b
 
 def test_more_boxes_of_one_thing_than_there_are_predicates():
     scores, same = torch.tensor([[0.5, 0.2], [0.5, 0.2], [0.5, 0.2]]), torch.ones(3, 3, dtype=torch.bool)
-    found, places, predicates = best_relations(without_repeats(scores, same, True), 10, -1.0, True)
+    _, places, predicates = best_relations(without_repeats(scores, same, True), 10, -1.0, True)
     assert list(zip(places.tolist(), predicates.tolist(), strict=True)) == [(0, 0), (1, 1)]
