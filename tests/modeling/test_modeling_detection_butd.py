@@ -325,7 +325,8 @@ def test_saves_and_loads_the_same_bytes(model_class, auto_class, tmp_path):
     assert {"config.json", "model.safetensors", "modeling_detection_butd.py"} <= set(names)
     assert filecmp.cmpfiles(tmp_path / "once", tmp_path / "twice", names, shallow=False)[0] == names
     with torch.no_grad():
-        assert torch.equal(loaded(*pictures()).logits, model(*pictures()).logits)
+        # kernels may round differently by where weights lie in memory
+        torch.testing.assert_close(loaded(*pictures()).logits, model(*pictures()).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_captioner_begins_with_what_a_detector_learned(tmp_path):
