@@ -31,6 +31,9 @@ def scene_graph(
     per_predicate: Annotated[
         bool, typer.Option("--per-predicate", help="The recall of every annotated predicate, too.")
     ] = False,
+    repeats: Annotated[
+        bool, typer.Option("--repeats", help="Let each of several overlapping boxes of one thing tell the same of it.")
+    ] = False,
     batch_size: BatchSizeOption = 16,
     device: DeviceOption = "auto",
 ) -> None:
@@ -38,8 +41,9 @@ def scene_graph(
     Score the relations between annotated objects, or between those found in pictures.
 
     With predcls, which needs no pictures, what counting alone gives stands beside: the most frequent predicate of
-    each pair of labels, times how often such a pair is related. Each line of PREDICTIONS is {"image", "objects",
-    "relations", "references"}. Exit code 1 if a picture cannot be read; the others are scored all the same.
+    each pair of labels, times how often such a pair is related. Of several overlapping boxes of one thing, only one
+    tells a relation: the recalls count repetitions for nothing (see --repeats). Each line of PREDICTIONS is {"image",
+    "objects", "relations", "references"}. Exit code 1 if a picture cannot be read; the others are scored all the same.
     """
     from ..data.scene_graphs import SceneGraphDataError, label_names, load_scene_graphs, predicate_names
     from ..relations import GRAPH_MODES, counted_graphs, prediction_line, read_graphs
@@ -57,6 +61,7 @@ def scene_graph(
             param_hint="--mode",
         )
 
+    from ..metrics.graph_recall import SAME_OBJECT
     from ..metrics.scene_graphs import score_graphs
     from ..modeling.modeling_scene_graph_butd import ButdForSceneGraphGeneration
     from .loading import load_checkpoint
@@ -68,7 +73,8 @@ def scene_graph(
     predicates = places_of(predicate_names(table), predicate_ids, "predicates")
     examples = [renumbered(example, labels, predicates) for example in read_graphs(table)]
     look = mode != "predcls" or (config.relation_appearance and not without)
-    found, unreadable = find_graphs(loaded, processor, examples, mode, look, batch_size)
+    overlap = None if repeats else SAME_OBJECT
+    found, unreadable = find_graphs(loaded, processor, examples, mode, look, batch_size, overlap)
     if not found:
         report("None of the pictures can be read: nothing to score.")
         raise typer.Exit(1)
@@ -123,7 +129,13 @@ def renumbered(example: Any, labels: list[int], predicates: list[int]) -> Any:
 
 
 def find_graphs(
-    model: Any, processor: Any, examples: list[Any], mode: str, look: bool, batch_size: int
+    model: Any,
+    processor: Any,
+    examples: list[Any],
+    mode: str,
+    look: bool,
+    batch_size: int,
+    repeat_overlap: float | None,
 ) -> tuple[list[tuple[Any, dict[str, Any]]], int]:
     """Graphs with what was found, in the order of the examples, and how many pictures couldn't be read."""
     import torch
@@ -153,6 +165,7 @@ def find_graphs(
             inputs = collate_graphs(batch, mode, pictures if look else None, processor)
             del inputs["labels"]
             outputs = model(**to_device(inputs, model.device))
-            graphs = predicted_graphs(outputs, processor, [example.size for example in batch])
+            sizes = [example.size for example in batch]
+            graphs = predicted_graphs(outputs, processor, sizes, repeat_overlap=repeat_overlap)
             found.extend(zip(batch, graphs, strict=True))
     return sorted(found, key=lambda entry: entry[0].index), unreadable

@@ -94,6 +94,26 @@ def test_images_of_any_number_of_objects_are_found_and_scored(table, model):
     np.testing.assert_allclose(graphs[0]["boxes"].max(axis=0), [50, 40, 100, 80], atol=1e-4)
 
 
+@torch.no_grad()
+def test_two_boxes_of_one_thing_tell_two_relations_unless_repeats_are_wanted(model):
+    boxes = torch.tensor([[[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.5, 0.98], [0.4, 0.5, 1.0, 1.0]]])
+    outputs = model.eval()(region_boxes=boxes, region_labels=torch.tensor([[0, 0, 2]]))
+
+    def told(repeat_overlap):
+        """What is told of the first and of the second person at the table."""
+        (graph,) = predicted_graphs(outputs, ButdImageProcessor(), [(80, 100)], repeat_overlap=repeat_overlap)
+        best = {}
+        for (*pair, predicate), score in zip(graph["relations"].tolist(), graph["relation_scores"], strict=True):
+            best[tuple(pair)] = max(best.get(tuple(pair), (0.0, -1)), (score, predicate))
+        places = [int(np.flatnonzero(graph["labels"] == 2)[0]), *np.flatnonzero(graph["labels"] == 0).tolist()]
+        return [best[person, places[0]][1] for person in places[1:]]
+
+    first, second = told(None)
+    assert first == second  # boxes that hardly differ
+    once = told(0.5)
+    assert once[0] != once[1] and first in once
+
+
 def test_counting_is_what_the_prior_says(table, model):
     graphs = read_graphs(table)
     model.fit_frequency_prior([graph.as_labels() for graph in graphs])
