@@ -32,6 +32,8 @@ from .top_down_transformer import ButdAttention, ButdFeedForward, ButdRegionLaye
 
 
 CERTAIN_LOGIT = 30.0  # of a label that was given, and less that of all others
+# of pair_measures, so that each varies by about 1 over pairs of objects: offsets thrice, sizes, overlaps, gaps, union
+MEASURE_SCALES = (1.0,) * 4 + (4.0,) * 2 + (1.0,) * 2 + (6.0, 3.0, 3.0) + (5.0,) * 2 + (4.0,)
 FEW_RELATED = 0.02  # of all pairs, before training
 
 
@@ -233,7 +235,7 @@ class ButdSceneGraphDecoder(nn.Module):
                 features = hidden_states.new_zeros(*labels.shape, self.region_norm.normalized_shape[0])
             hidden_states = hidden_states + self.region_proj(self.region_norm(features.to(dtype)))
         geometry = self.box_embedding(boxes.to(dtype))
-        hidden_states = self.dropout(self.input_norm(hidden_states))
+        hidden_states = self.input_norm(hidden_states)
         hidden_states, attention_mask = self.context(hidden_states, geometry, mask)
 
         def label_odds(chunk: slice) -> torch.Tensor:
@@ -289,7 +291,8 @@ class ButdSceneGraphDecoder(nn.Module):
         subjects, _ = gather_pairs(self.subject_proj(placed), pairs)
         _, objects = gather_pairs(self.object_proj(placed), pairs)
         subject_boxes, object_boxes = gather_pairs(boxes, pairs)
-        measures = pair_measures(subject_boxes, object_boxes).to(subjects.dtype)
+        measures = pair_measures(subject_boxes, object_boxes)
+        measures = (measures * measures.new_tensor(MEASURE_SCALES)).to(subjects.dtype)
         hidden_states = subjects + objects + self.measures_proj(measures)
         # CODEPATH: of several things with one label, people relate the nearest; older checkpoints don't compare them
         if self.config.pair_rivals:
