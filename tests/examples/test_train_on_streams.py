@@ -16,7 +16,7 @@ from butd_hf.training.checkpoints import latest_state
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "train_captioning.py"
-TRAIN_FORKED = runpy.run_path(str(HERE / "test_killed_and_shared_runs.py"))["train_forked"]
+TRAIN = runpy.run_path(str(HERE / "runs_in_a_row.py"))["train"]
 MODEL = [
     *("--backbone", "test_efficientnet", "--image_size", "64", "--num_regions", "8", "--min_frequency", "1"),
     *("--hidden_size", "16", "--num_layers", "1", "--num_heads", "2", "--intermediate_size", "32"),
@@ -55,14 +55,22 @@ def options_of(shards, table, folder):
     return list(map(str, [*mixture, *MODEL, *SHORT, "--output_dir", folder]))
 
 
-def test_two_killed_processes_go_on_with_their_streams(shards, caption_data, tmp_path):
+def test_two_killed_processes_go_on_with_their_streams(shards, caption_data, tmp_path, fork):
     """They share shards with a broken picture and a table, and end up with the weights of a run that nobody killed."""
+
+    def codes(rows):
+        """Exit codes of two processes that train as the rows say."""
+        copies = fork(2, tmp_path / "log.txt", TRAIN, rows)
+        for copy in copies:
+            copy.join(300)
+        return [copy.exitcode for copy in copies]
+
     whole, killed = (options_of(shards, caption_data, tmp_path / name) for name in ("whole", "killed"))
     # in the save after the first step of the second epoch
-    died = TRAIN_FORKED([[None, *whole], [4, *killed]], 2)
-    assert died[0] == -signal.SIGKILL and died[1] != 0
+    died = codes([[None, *whole], [4, *killed]])
+    assert died[0] == -signal.SIGKILL and died[1] != 0, (tmp_path / "log.txt").read_text()
     assert latest_state(tmp_path / "killed" / "last").name == "step-000000002"
-    assert TRAIN_FORKED([[None, *killed, "--resume"]], 2) == [0, 0]
+    assert codes([[None, *killed, "--resume"]]) == [0, 0], (tmp_path / "log.txt").read_text()
 
     states = [latest_state(tmp_path / name / "last") for name in ("whole", "killed")]
     assert [state.name for state in states] == ["step-000000004"] * 2
