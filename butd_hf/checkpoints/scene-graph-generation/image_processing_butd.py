@@ -1,0 +1,436 @@
+# Copyright 2026 The butd_hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Pictures in, pixel values out: the one place that touches files, colour modes, orientation and bit depth."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import ChannelDimension, ImageInput, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import TensorType, auto_docstring
+
+from .annotations_butd import labels_of_annotations, unpadded_sizes
+from .pictures_butd import (
+    KINDS,
+    channels_first,
+    decode_picture,
+    each_picture,
+    eight_bit_pixels,
+    fetch_pictures,
+    finite_pixels,
+    on_white,
+)
+from .post_processing_butd import objects_in_pixels, segments_in_pixels
+from .post_processing_scene_graph import graphs_in_pixels
+from .resizing_faster_rcnn import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
+
+
+class ButdImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""
+    size_divisor (`int`, *optional*, defaults to `self.size_divisor`):
+        With `size={"shortest_edge": ..., "longest_edge": ...}`, both sides are rounded to a multiple of it and are
+        never shorter. Not used with `size={"height": ..., "width": ...}`.
+    recipe (`str`, *optional*, defaults to `self.recipe`):
+        `"caffe"` or `"detectron2"`: pictures become what that variant of the published bottom-up detector takes,
+        see `from_recipe`.
+    """
+
+    size_divisor: int | None
+    recipe: str | None
+
+
+@auto_docstring(
+    custom_intro="""
+    Turns pictures into normalised `pixel_values`, and says with `pixel_mask` which of them are padding.
+
+    Any mix of paths, URLs, PIL images, numpy arrays and torch tensors is accepted; the same picture gives exactly the
+    same values whichever way it comes, alone or in a batch. Every picture first becomes 8-bit RGB: EXIF orientation is
+    applied, transparency is composited on white, grey is repeated, and 16-bit values are scaled by their range.
+    Integer arrays wider than 16 bits count as 8-bit when nothing in them exceeds 255, otherwise as 16-bit. Float
+    arrays are in [0, 1]; with `do_rescale=False` they may have any range and are not reduced to 8 bits.
+
+    `size={"height": ..., "width": ...}` stretches to that size and returns no mask. `size={"shortest_edge": ...,
+    "longest_edge": ...}` keeps the aspect ratio up to rounding to `size_divisor`, pads bottom and right to the largest
+    of the batch and returns `pixel_mask`, an int64 tensor (batch_size, height, width) that is 1 where the picture is.
+    `longest_edge` always binds, so that memory is bounded for pictures of any shape.
+
+    With a `recipe`, `image_scale` is returned as well, float32 (batch_size,): pixels of each image per pixel of the
+    picture as it came.
+    """
+)
+class ButdImageProcessor(TorchvisionBackend):
+    valid_kwargs = ButdImageProcessorKwargs
+    model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_mask"]
+
+    do_resize = True
+    size: ClassVar[dict[str, int]] = {"height": 256, "width": 256}
+    size_divisor = 32  # the coarsest stride of the usual backbones
+    resample = PILImageResampling.BICUBIC
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = (0.5, 0.5, 0.5)
+    image_std = (0.5, 0.5, 0.5)
+    do_pad = True  # pictures resized to one height and width need none
+    recipe = None
+
+    def __init__(self, **kwargs: Unpack[ButdImageProcessorKwargs]):
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_backbone(cls, backbone: str, **kwargs: Unpack[ButdImageProcessorKwargs]) -> "ButdImageProcessor":
+        """
+        An image processor with the mean, standard deviation and interpolation that a timm backbone was trained with.
+
+        Args:
+            backbone (`str`): Name of a timm model, with or without its pretrained tag. Nothing is downloaded.
+            kwargs: Further arguments of the image processor; they win over the backbone's.
+
+        Raises:
+            ValueError: If timm knows no such backbone.
+        """
+        import timm  # not needed for anything else here, and slow to import
+
+        pretrained_config = timm.get_pretrained_cfg(backbone)
+        if pretrained_config is None:
+            raise ValueError(f"timm {timm.__version__} knows no backbone {backbone!r}; see timm.list_models().")
+        # timm augments with "random" interpolation in places; its own evaluation then uses bicubic
+        interpolation = pretrained_config.interpolation.upper()
+        backbone_kwargs = {
+            "image_mean": list(pretrained_config.mean),
+            "image_std": list(pretrained_config.std),
+            "resample": PILImageResampling.__members__.get(interpolation, PILImageResampling.BICUBIC),
+        }
+        return cls(**{**backbone_kwargs, **kwargs})
+
+    @classmethod
+    def from_recipe(cls, recipe: str, **kwargs: Unpack[ButdImageProcessorKwargs]) -> "ButdImageProcessor":
+        """
+        An image processor for the published bottom-up detector: blue, green, red, each minus its mean.
+
+        Args:
+            recipe (`str`): `"caffe"` subtracts the mean, then resizes floats to 600 pixels on the short side, at most
+                1000 on the long one. `"detectron2"` resizes 8-bit values to 800 and at most 1333, then subtracts.
+                `resample`, `size_divisor`, `rescale_factor` and `image_std` play no part.
+            kwargs: Further arguments of the image processor, such as another `size`.
+
+        Raises:
+            ValueError: If there is no such recipe.
+        """
+        _check_recipe(recipe)
+        recipe_kwargs = {"size": PUBLISHED_SIZES[recipe], "image_mean": list(PUBLISHED_MEAN), "image_std": [1.0] * 3}
+        return cls(**{**recipe_kwargs, "recipe": recipe, **kwargs})
+
+    @auto_docstring
+    def preprocess(
+        self,
+        images: ImageInput,
+        annotations: dict[str, Any] | list[dict[str, Any]] | None = None,
+        return_segmentation_masks: bool = False,
+        **kwargs: Unpack[ButdImageProcessorKwargs],
+    ) -> BatchFeature:
+        r"""
+        annotations (`dict` or `list[dict]`, *optional*):
+            Of each picture, in COCO's detection format `{"image_id", "annotations": [{"bbox", "category_id", ...}]}`;
+            they become `labels`, what the detection models train on.
+        return_segmentation_masks (`bool`, *optional*, defaults to `False`):
+            Whether labels hold the masks that `segmentation` describes.
+        """
+        return super().preprocess(images, annotations, return_segmentation_masks, **kwargs)
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """
+        Reads paths, URLs and data URIs as PIL images, in nested lists of any depth; other inputs pass unchanged.
+
+        Raises:
+            ValueError: If one cannot be read; the message names it and its place, like `images[3]`.
+        """
+        return fetch_pictures(image_url_or_urls, "images")
+
+    def process_image(
+        self,
+        image: ImageInput,
+        do_rescale: bool | None = True,
+        input_data_format: str | ChannelDimension | None = None,
+        device: "torch.device | None" = None,
+        name: str = "images",
+        **kwargs: Unpack[ImagesKwargs],
+    ) -> torch.Tensor:
+        """
+        One picture as an RGB tensor (3, height, width).
+
+        It is uint8, or float32 if it came as floats and `do_rescale` is off.
+
+        Args:
+            image: PIL image, numpy array or torch tensor.
+            do_rescale (`bool`): Whether values are still to be rescaled, so that floats must lie in [0, 1].
+            input_data_format: Where the channels of an array are. By default a numpy array is read as channels last
+                and a tensor as channels first whenever its shape allows both.
+            device: Where the tensor is put.
+            name (`str`): What error messages call the picture.
+
+        Raises:
+            ValueError: If the type, shape, dtype or values are not those of a picture.
+        """
+        if isinstance(image, PIL.Image.Image):
+            if getattr(image, "filename", ""):
+                name = f"{name} ({str(image.filename)!r})"
+            image, input_data_format = decode_picture(image, name), ChannelDimension.LAST
+        if not isinstance(image, (np.ndarray, torch.Tensor)):
+            raise ValueError(f"{name}: got {type(image).__name__}, expected {KINDS}.")
+        image = channels_first(image, name, input_data_format).to(device)
+        if image.is_floating_point() and not do_rescale:
+            image, white = finite_pixels(image, name), 1.0
+        else:
+            image, white = eight_bit_pixels(image, name), 255
+        return on_white(image, white).contiguous()
+
+    def resize(
+        self,
+        image: torch.Tensor,
+        size: SizeDict,
+        resample: "PILImageResampling | int | None" = None,
+        size_divisor: int = 32,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Resizes (..., height, width) to `size`, see the class for the meaning of its two forms."""
+        if size.shortest_edge:
+            height, width = _size_within(image.shape[-2], image.shape[-1], size, size_divisor)
+            size = SizeDict(height=height, width=width)
+        return super().resize(image, size=size, resample=resample, **kwargs)
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, torch.Tensor]]:
+        """
+        Objects of each image, best first. A box may come with several classes: each pair is scored by itself.
+
+        Args:
+            outputs (`ButdObjectDetectionOutput`): What the model returned for the batch.
+            threshold (`float`): Only pairs that score higher count.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original picture. Without, boxes are in [0, 1].
+            top_k (`int`): At most this many pairs of box and class per image.
+
+        Returns:
+            For each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) as `x0, y0, x1, y1` in pixels.
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch.
+        """
+        found = objects_in_pixels(outputs, threshold, target_sizes, top_k)
+        return [{name: objects[name] for name in ("scores", "labels", "boxes")} for objects in found]
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        return_coco_annotation: bool = False,
+        return_binary_maps: bool = False,
+        top_k: int = 100,
+    ) -> list[dict[str, Any]]:
+        """
+        Objects of each image as masks of its original size, best first.
+
+        Args:
+            outputs (`ButdInstanceSegmentationOutput`): What the model returned for the batch, in evaluation mode.
+            threshold (`float`): Only objects that score higher count.
+            mask_threshold (`float`): Pixels belong to an object above this probability.
+            overlap_mask_area_threshold (`float`): An object of which better ones cover more than the rest is left
+                out; only where objects may not overlap, that is with neither of the two options below.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original picture; those of the predicted masks by default.
+            return_coco_annotation (`bool`): Run-length encodings instead of a map, one per object, as those of
+                transformers: starts, from 1, and lengths of runs in row-major order.
+            return_binary_maps (`bool`): One boolean map per object instead of one map of all.
+            top_k (`int`): At most this many objects per image.
+
+        Returns:
+            For each image `segmentation`, an integer tensor (height, width) of ids with -1 where nothing is, or what
+            the two options say; and `segments_info`, a list of `{"id", "label_id", "score"}`.
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch, or both options were chosen.
+        """
+        return segments_in_pixels(
+            outputs,
+            threshold,
+            mask_threshold,
+            overlap_mask_area_threshold,
+            target_sizes,
+            return_coco_annotation,
+            return_binary_maps,
+            top_k,
+        )
+
+    def post_process_scene_graph_generation(
+        self,
+        outputs: Any,
+        threshold: float = 0.0,
+        relation_threshold: float = 0.0,
+        top_k: int = 100,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        graph_constraint: bool = True,
+        repeat_overlap: float | None = None,
+    ) -> list[dict[str, torch.Tensor]]:
+        """
+        Objects of each image, and the relations between them, both best first and equals in the order of regions.
+
+        Args:
+            outputs (`ButdSceneGraphGenerationOutput`): What the model returned for the batch.
+            threshold (`float`): Only objects that score higher count.
+            relation_threshold (`float`): Only relations that score higher count. A relation scores the product of
+                four probabilities: of subject, of object, that the two are related, and of the predicate.
+            top_k (`int`): At most this many relations per image.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original picture. Without, boxes are in [0, 1].
+            graph_constraint (`bool`): Whether each pair has but its best predicate, or all of them.
+            repeat_overlap (`float`, *optional*): Boxes with one label that overlap (intersection over union) by this
+                much are about one thing, and no relation between two things is told twice: of the pairs that would,
+                the best tells it, and the others tell what they hold likely next. Without, each tells its own.
+
+        Returns:
+            For each image `scores` (n,), `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1` in pixels and `regions`
+            (n,), each object's place among the regions; `relations` (r, 3), subject and object as places among the
+            objects and predicate, and `relation_scores` (r,).
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch.
+        """
+        return graphs_in_pixels(
+            outputs, threshold, relation_threshold, top_k, target_sizes, graph_constraint, repeat_overlap
+        )
+
+    def _standardize_kwargs(
+        self, size_divisor: int | None = None, recipe: str | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        size = {} if kwargs["size"] is None else dict(kwargs["size"])  # none is needed without resizing
+        forms = ({"height", "width"}, {"shortest_edge", "longest_edge"})
+        if size and (set(size) not in forms or min(size.values()) < 1):
+            raise ValueError(
+                f"size must be positive and of the form {{'height', 'width'}} or {{'shortest_edge', 'longest_edge'}} "
+                f"(the longest edge bounds memory), got {size}."
+            )
+        if recipe is not None:
+            _check_recipe(recipe)
+            if "shortest_edge" not in size:
+                raise ValueError(f"size must be like {PUBLISHED_SIZES[recipe]} for a recipe, got {size}.")
+        kwargs["recipe"] = recipe
+        if not isinstance(size_divisor, int) or size_divisor < 1:
+            raise ValueError(f"size_divisor must be a positive integer, got {size_divisor!r}.")
+        if "longest_edge" in size and size["longest_edge"] < max(size["shortest_edge"], size_divisor):
+            raise ValueError(
+                f"longest_edge must be at least shortest_edge and size_divisor={size_divisor}, got {size}."
+            )
+        if kwargs.get("do_center_crop"):
+            raise ValueError("do_center_crop is not supported: regions are found in the whole picture.")
+        kwargs["size_divisor"] = size_divisor
+        return kwargs
+
+    def _prepare_image_like_inputs(
+        self, images: ImageInput, *args: Any, expected_ndims: int = 3, **kwargs: Unpack[ButdImageProcessorKwargs]
+    ) -> list[torch.Tensor]:
+        images = self.fetch_images(images)
+        return [self.process_image(image, name=name, **kwargs) for name, image in each_picture(images, "images")]
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: ImageInput,
+        annotations: dict[str, Any] | list[dict[str, Any]] | None = None,
+        return_segmentation_masks: bool = False,
+        **kwargs: Unpack[ButdImageProcessorKwargs],
+    ) -> BatchFeature:
+        images = self._prepare_image_like_inputs(images, **kwargs)
+        features = self._preprocess(images, **kwargs)
+        if annotations is None:
+            return features
+        features["labels"] = labels_of_annotations(
+            annotations,
+            [image.shape[-2:] for image in images],
+            unpadded_sizes(features),
+            return_segmentation_masks=return_segmentation_masks,
+        )
+        return features
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        size_divisor: int,
+        resample: "PILImageResampling | int | None",
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: float | list[float] | None,
+        image_std: float | list[float] | None,
+        do_pad: bool | None,
+        pad_size: SizeDict | None,
+        return_tensors: str | TensorType | None,
+        recipe: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        pixel_values, scales = [], []
+        for image in images:  # one by one, never stacked, so that a picture's values cannot depend on its batch
+            if recipe is not None:
+                image, scale = published_pixels(image, recipe, size.shortest_edge, size.longest_edge, image_mean)
+                pixel_values.append(image)  # (3, height, width)
+                scales.append(scale)
+                continue
+            if do_resize:
+                low, high = image.min(), image.max()
+                image = self.resize(image, size, resample=resample, size_divisor=size_divisor)
+                if image.is_floating_point():  # cubic filters overshoot; only 8-bit values are clipped anyway
+                    image = image.clamp(low, high)
+            image = self.rescale_and_normalize(image, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+            pixel_values.append(image.to(torch.float32))  # (3, height, width)
+        scale = {} if recipe is None else {"image_scale": torch.tensor(scales)}  # (batch_size,)
+        if not do_pad or (do_resize and size.height):
+            return BatchFeature({"pixel_values": pixel_values, **scale}, tensor_type=return_tensors)
+        # zeros are the mean colour after normalisation
+        pixel_values, pixel_mask = self.pad(
+            pixel_values, pad_size=pad_size, return_mask=True, disable_grouping=True
+        )  # each (3, height, width) and (height, width)
+        return BatchFeature(
+            {"pixel_values": pixel_values, "pixel_mask": pixel_mask, **scale}, tensor_type=return_tensors
+        )
+
+
+def _check_recipe(recipe: Any) -> None:
+    if recipe not in PUBLISHED_SIZES:
+        raise ValueError(f"recipe must be one of {', '.join(map(repr, PUBLISHED_SIZES))}, got {recipe!r}.")
+
+
+def _size_within(height: int, width: int, size: SizeDict, size_divisor: int) -> tuple[int, int]:
+    """Height and width scaled to `shortest_edge` as far as `longest_edge` allows, as multiples of `size_divisor`."""
+    scale = min(size.shortest_edge / min(height, width), size.longest_edge / max(height, width))
+    largest = size.longest_edge // size_divisor
+    steps = [int(side * scale / size_divisor + 0.5) for side in (height, width)]
+    return tuple(size_divisor * min(max(step, 1), largest) for step in steps)
+
+
+__all__ = ["ButdImageProcessor"]

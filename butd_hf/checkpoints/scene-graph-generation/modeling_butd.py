@@ -1,0 +1,416 @@
+# Copyright 2026 The butd_hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Bottom-Up Top-Down attention models: the image proposes regions, the task attends to them."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.deprecation import deprecate_kwarg
+
+from .bottom_up_butd import ButdBottomUp
+from .configuration_butd import ButdConfig
+from .outputs_butd import ButdConditionalGenerationOutput, ButdEncoderOutput, ButdModelOutput
+from .regions_butd import ButdRegions, ready_regions
+from .top_down_gru import ButdGruDecoder
+from .top_down_lstm import ButdLstmDecoder
+from .top_down_transformer import ButdTransformerDecoder
+from .word_repetition_butd import ButdUniqueWordsLogitsProcessor
+
+
+if TYPE_CHECKING:  # not needed here, but files imported by this one are copied into checkpoints with it
+    from .pipeline_image_to_text import ImageToTextPipeline as ImageToTextPipeline
+
+TOP_DOWN_DECODERS = {"transformer": ButdTransformerDecoder, "lstm": ButdLstmDecoder, "gru": ButdGruDecoder}
+
+
+# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+class ButdPreTrainedModel(PreTrainedModel):
+    config_class = ButdConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules: ClassVar[list[str]] = ["ButdDecoderLayer", "ButdRegionLayer", "ButdLstmCell", "ButdGruCell"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["cache", "encoder_outputs"]
+
+    def initialize_weights(self):
+        super().initialize_weights()
+        # of code outside transformers, `_init_weights` sees only modules that hold parameters themselves; those below
+        # know better for some of their parts, and leave loaded ones alone
+        for module in self.modules():
+            if hasattr(module, "init_own_weights"):
+                module.init_own_weights()
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, (nn.LSTMCell, nn.GRUCell)):
+            bound = module.hidden_size**-0.5  # torch's own, which the shares of gates are made for
+            init.uniform_(module.weight_ih, -bound, bound)
+            init.uniform_(module.weight_hh, -bound, bound)
+            init.zeros_(module.bias_hh)
+            bias = torch.zeros_like(module.bias_ih)  # (num_gates * hidden_size,)
+            if isinstance(module, nn.LSTMCell):
+                bias.view(4, -1)[1] = module.forget_bias  # gates come as input, forget, cell, output
+            init.copy_(module.bias_ih, bias)
+
+
+# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+class ButdModel(ButdPreTrainedModel):
+    """Bottom-up selection of regions and a top-down decoder that attends to them, without a head."""
+
+    def __init__(self, config: ButdConfig):
+        super().__init__(config)
+        top_down_config = config.top_down_config
+        # the decoder reads the attention implementation from its own config: the model's, unless it was given one
+        top_down_config._attn_implementation = top_down_config._attn_implementation or config._attn_implementation
+        self.bottom_up = ButdBottomUp(config.bottom_up_config)
+        decoder_class = TOP_DOWN_DECODERS[top_down_config.decoder]
+        self.top_down = decoder_class(top_down_config, region_size=self.bottom_up.region_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.top_down.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.top_down.embed_tokens = value
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        return self.bottom_up
+
+    def get_decoder(self) -> nn.Module:
+        return self.top_down
+
+    def encode(
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_mask: torch.LongTensor | None = None,
+        region_features: torch.FloatTensor | None = None,
+        region_boxes: torch.FloatTensor | None = None,
+        region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
+    ) -> ButdEncoderOutput:
+        """
+        Encodes images, or ready regions, once for any number of texts about them.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`, *optional*):
+                Normalised images. Not needed with `region_features`.
+            pixel_mask (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): 1 on the image, 0 on
+                the padding.
+            region_features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`, *optional*):
+                Ready features, as `ButdRegions.features`.
+            region_boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): `x0, y0, x1, y1`
+                in [0, 1]. With `region_features`, where they are, which a recurrent decoder need not be told; with
+                `pixel_values`, which regions to pool.
+            region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a
+                region; everywhere by default.
+            image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of each image per pixel of
+                the original picture, which the selector `"faster_rcnn_c4"` wants to know; 1 by default.
+
+        Raises:
+            ValueError: Neither pixels nor features were given, or their sizes don't fit.
+        """
+        if region_features is None:
+            if pixel_values is None:
+                raise ValueError("Give `pixel_values`, or `region_features` with `region_boxes`; got neither.")
+            regions = self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
+        else:
+            regions = self.ready_regions(region_features, region_boxes, region_mask)
+        memory = self.top_down.memorize(regions)
+        return ButdEncoderOutput(last_hidden_state=memory.hidden_states, regions=regions, memory=memory)
+
+    def ready_regions(
+        self, features: torch.Tensor, boxes: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> ButdRegions:
+        """Regions that somebody else selected: the classic way, extract once and train many times."""
+        # CODEPATH: Up-Down and its kin ("lstm", "gru") look at no boxes, transformer decoders do
+        needs_boxes = not self.config.top_down_config.is_recurrent
+        return ready_regions(features, boxes, mask, region_size=self.bottom_up.region_size, needs_boxes=needs_boxes)
+
+    # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers
+    @can_return_tuple
+    def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_mask: torch.LongTensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        region_features: torch.FloatTensor | None = None,
+        region_boxes: torch.FloatTensor | None = None,
+        region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
+        encoder_outputs: ButdEncoderOutput | None = None,
+        cache: Cache | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ButdModelOutput | tuple:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(num_texts, length)`, *optional*): Texts about the images, as
+                many for each image, those of one image next to one another. The begin token by default.
+            attention_mask (`torch.LongTensor` of shape `(num_texts, past_length + length)`, *optional*): 1 on tokens.
+            encoder_outputs (`ButdEncoderOutput`, *optional*): Images that `encode` encoded before.
+
+        See `encode` for the arguments about the image.
+        """
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if encoder_outputs is None:
+            encoder_outputs = self.encode(
+                pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale
+            )
+        if input_ids is None and inputs_embeds is None:
+            num_images = encoder_outputs.memory.hidden_states.shape[0]
+            input_ids = torch.full((num_images, 1), self.config.bos_token_id, device=self.device)
+
+        decoded = self.top_down(
+            input_ids,
+            encoder_outputs.memory,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            cache=cache,
+            use_cache=bool(use_cache),
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        region_attentions = None
+        if output_attentions:
+            layers = torch.stack(decoded.cross_attentions)  # (num_layers, num_texts, num_heads, length, num_regions)
+            region_attentions = layers.mean(dim=(0, 2))  # (num_texts, length, num_regions)
+        return ButdModelOutput(
+            last_hidden_state=decoded.last_hidden_state,
+            cache=decoded.cache,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+            region_attentions=region_attentions,
+            encoder_last_hidden_state=encoder_outputs.memory.hidden_states,
+            regions=encoder_outputs.regions,
+        )
+
+
+# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
+    """Image captioning: text about an image, word by word, each word attending to the regions it needs."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.top_down.embed_tokens.weight"}
+
+    def __init__(self, config: ButdConfig):
+        super().__init__(config)
+        self.model = ButdModel(config)
+        top_down_config = config.top_down_config
+        self.lm_head = nn.Linear(
+            top_down_config.hidden_size, top_down_config.vocab_size, bias=top_down_config.output_bias
+        )
+        self.post_init()
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        return self.model.get_encoder()
+
+    def get_decoder(self) -> nn.Module:
+        return self.model.get_decoder()
+
+    # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers
+    @can_return_tuple
+    def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_mask: torch.LongTensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        region_features: torch.FloatTensor | None = None,
+        region_boxes: torch.FloatTensor | None = None,
+        region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
+        encoder_outputs: ButdEncoderOutput | None = None,
+        cache: Cache | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ButdConditionalGenerationOutput | tuple:
+        """
+        Args:
+            labels (`torch.LongTensor` of shape `(num_texts, length)`, *optional*): The token that should follow each
+                of `input_ids`, -100 where none counts. `input_ids` may be left out: they are then the labels, shifted
+                right.
+            logits_to_keep (`int`): Scores of only this many last positions; all of them by default.
+
+        See `ButdModel.forward` for the other arguments.
+        """
+        if labels is not None and input_ids is None and inputs_embeds is None:
+            input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(
+            pixel_values=pixel_values,
+            pixel_mask=pixel_mask,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            region_features=region_features,
+            region_boxes=region_boxes,
+            region_mask=region_mask,
+            image_scale=image_scale,
+            encoder_outputs=encoder_outputs,
+            cache=cache,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])  # (num_texts, length, vocab_size)
+
+        loss = None
+        if labels is not None:
+            # a trainer that accumulates gradients tells how many labels count in all the batches of a step
+            num_labels = kwargs.get("num_items_in_batch")
+            loss = nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(),
+                labels.flatten(),
+                reduction="mean" if num_labels is None else "sum",
+                label_smoothing=self.config.label_smoothing,
+            )
+            loss = loss if num_labels is None else loss / num_labels
+        return ButdConditionalGenerationOutput(
+            loss=loss,
+            logits=logits,
+            cache=outputs.cache,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            region_attentions=outputs.region_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            regions=outputs.regions,
+        )
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+        """The labels shifted right behind the begin token, padding where they don't count."""
+        begin = labels.new_full((labels.shape[0], 1), self.config.bos_token_id)
+        shifted = torch.cat([begin, labels[:, :-1]], dim=1)  # (num_texts, length)
+        return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        *args,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_mask: torch.LongTensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        region_features: torch.FloatTensor | None = None,
+        region_boxes: torch.FloatTensor | None = None,
+        region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
+        encoder_outputs: ButdEncoderOutput | None = None,
+        repeatable_token_ids: list[int] | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        **kwargs,
+    ):
+        """
+        Captions images. All arguments of `GenerationMixin.generate` apply.
+
+        Args:
+            inputs (`torch.FloatTensor`, *optional*): Another name of `pixel_values`.
+            input_ids (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): How the text begins, padded on
+                the left; the begin token by default.
+            repeatable_token_ids (`list[int]`, *optional*): Let no word come twice but these (and those that begin, end
+                or pad), as the original Up-Down model was decoded with 19 stop words; `[]` for no exception. By
+                default every word may.
+
+        See `ButdModel.encode` for the arguments about the image. The images are encoded once, whatever the number of
+        beams or returned sequences.
+        """
+        if encoder_outputs is None:
+            pixel_values = inputs if pixel_values is None else pixel_values
+            encoder_outputs = self.model.encode(
+                pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale
+            )
+        num_images = encoder_outputs.last_hidden_state.shape[0]
+        if input_ids is not None and input_ids.shape[0] != num_images:
+            raise ValueError(
+                f"`input_ids` has {input_ids.shape[0]} rows, expected one for each of {num_images} images."
+            )
+        if input_ids is not None:
+            kwargs["decoder_input_ids"] = input_ids
+            if attention_mask is not None:
+                kwargs["decoder_attention_mask"] = attention_mask
+        # nobody reads it, but `generate` would ask for a mask where one token begins, ends and pads
+        kwargs["attention_mask"] = encoder_outputs.regions.mask.long()
+        if repeatable_token_ids is not None:
+            config = self.config.top_down_config
+            ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+            special = [token for token in (config.pad_token_id, config.bos_token_id, *ends) if token is not None]
+            unique_words = ButdUniqueWordsLogitsProcessor([*repeatable_token_ids, *special])
+            logits_processor = LogitsProcessorList([*(logits_processor or []), unique_words])
+        return super().generate(*args, encoder_outputs=encoder_outputs, logits_processor=logits_processor, **kwargs)
+
+    def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args, **kwargs):
+        """As ever, but recurrent decoders make their own at the first step, of one size for texts of any length."""
+        # CODEPATH: transformer decoders keep keys and values, Up-Down and its kin ("lstm", "gru") one state
+        if not self.config.top_down_config.is_recurrent or model_kwargs.get("cache") is not None:
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+
+    def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs) -> GenerationConfig:
+        """As ever, but never more than there are positions for: pipelines ask for 256 tokens by default."""
+        generation_config = super()._prepare_generated_length(generation_config, **kwargs)
+        longest = self.config.top_down_config.max_position_embeddings
+        generation_config.max_length = min(generation_config.max_length, longest)
+        return generation_config
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        cache: Cache | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.LongTensor | None = None,
+        encoder_outputs: ButdEncoderOutput | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> dict:
+        """The next step's inputs. `attention_mask` is the image's and says nothing; the text's is the decoder's."""
+        if next_sequence_length is not None:
+            input_ids = input_ids[:, -next_sequence_length:]
+        return {
+            "input_ids": input_ids,
+            "attention_mask": decoder_attention_mask,
+            "encoder_outputs": encoder_outputs,
+            "cache": cache,
+            "use_cache": use_cache,
+            **{key: kwargs[key] for key in ("output_attentions", "output_hidden_states") if key in kwargs},
+        }
+
+
+__all__ = ["ButdForConditionalGeneration", "ButdModel", "ButdPreTrainedModel"]
