@@ -52,6 +52,7 @@ def fork():
 def be_one_of(rank, processes, store, log, work, arguments):
     """What a copy does."""
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115, it lives as long as the process
+    torch.set_num_threads(1)  # threads are not copied: a copy that counts on those of the original waits for ever
     AcceleratorState._reset_state(reset_partial_state=True)
     if processes > 1:
         os.environ.update(ACCELERATE_USE_CPU="true", LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(processes))
