@@ -52,7 +52,8 @@ def fork():
 def be_one_of(rank, processes, store, log, work, arguments):
     """What a copy does."""
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115, it lives as long as the process
-    torch.set_num_threads(1)  # threads are not copied: a copy that counts on those of the original waits for ever
+    torch.set_num_threads(1)  # sums are rounded by how threads share them out
+    os.environ["OMP_NUM_THREADS"] = "1"  # as `accelerate launch` does: else accelerate decides
     AcceleratorState._reset_state(reset_partial_state=True)
     if processes > 1:
         os.environ.update(ACCELERATE_USE_CPU="true", LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(processes))
