@@ -222,8 +222,12 @@ def test_questions_are_answered_from_the_folder_alone(tmp_path, tiny_oracle, pic
     assert done.returncode == 0, done.stderr
     answers, again = json.loads((tmp_path / "result.json").read_text())
     oracle = pipeline("vqa", model=tiny_oracle, device="cpu")
-    assert answers == oracle(picture_paths[0], ["a dog", "two cats"], top_k=3)
-    assert [row[:3] for row in again] == answers
+    expected = oracle(picture_paths[0], ["a dog", "two cats"], top_k=3)
+    for found in (answers, [row[:3] for row in again]):
+        for row, wanted in zip(found, expected, strict=True):
+            assert [each["answer"] for each in row] == [each["answer"] for each in wanted]
+            # another process may round otherwise
+            assert [each["score"] for each in row] == pytest.approx([each["score"] for each in wanted], abs=1e-5)
     assert_same_files(tiny_oracle, tmp_path / "pipeline")
     trusted = pipeline("vqa", model=tiny_oracle, trust_remote_code=True, device="cpu")
     assert type(trusted) is butd_hf.VisualQuestionAnsweringPipeline
