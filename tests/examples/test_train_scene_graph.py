@@ -152,6 +152,20 @@ def test_command_scores_without_pictures(first_run, data, tmp_path):
     assert "R@50 over triples, by counting alone" in evaluate(*options).stdout
 
 
+def test_command_lets_one_thing_repeat_itself_if_asked(first_run, data, tmp_path):
+    """A dog that somebody drew twice is on the mat and, says the other box, over it."""
+    for file in data.iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    boxes = {"dog": [10, 20, 20, 20], "mat": [0, 40, 60, 10], "again": [10, 20, 20, 19]}
+    objects = [{"label": name if name != "again" else "dog", "bbox": box} for name, box in boxes.items()]
+    relations = [{"subject": 0, "predicate": "on", "object": 1}, {"subject": 2, "predicate": "over", "object": 1}]
+    image = {"image": "0.png", "split": "val", "objects": objects, "relations": relations}
+    (tmp_path / "annotations.json").write_text(json.dumps([image]))
+    options = ["--data", tmp_path, "--model", first_run / "best", "--json"]
+    once, repeated = (json.loads(evaluate(*options, *more).stdout)["metrics"] for more in ([], ["--repeats"]))
+    assert once["recall_50_triples"] == 100 and repeated["recall_50_triples"] == 50
+
+
 @pytest.mark.parametrize("mode", ["sgcls", "sgdet"])
 def test_modes_that_need_pictures(first_run, data, pictures, mode):
     options = ["--model", first_run / "best", "--mode", mode]
