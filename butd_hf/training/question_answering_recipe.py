@@ -66,6 +66,9 @@ class QuestionArguments:
     num_glimpses: int | None = field(default=None, metadata={"help": "How often the model looks."})
     hidden_size: int | None = field(default=None, metadata={"help": "Width of the top-down half."})
     embedding_size: int | None = field(default=None, metadata={"help": "Width of the words of lstm and gru."})
+    question_ngrams: int | None = field(
+        default=None, metadata={"help": "Buckets for hashed n-grams, heard beside the question's state."}
+    )
     answer_size: int | None = field(default=None, metadata={"help": "Width of the layer before the answers."})
     num_layers: int | None = field(default=None, metadata={"help": "Layers of the question encoder."})
     num_region_layers: int | None = field(default=None, metadata={"help": "Self-attention layers among regions."})
@@ -247,6 +250,7 @@ def build_config(arguments: QuestionArguments, processor: ButdProcessor, answers
             "num_glimpses": arguments.num_glimpses,
             "hidden_size": arguments.hidden_size,
             "embedding_size": arguments.embedding_size,
+            "question_ngrams": arguments.question_ngrams,
             "answer_size": arguments.answer_size,
             "num_hidden_layers": arguments.num_layers,
             "num_region_layers": arguments.num_region_layers,
