@@ -87,6 +87,9 @@ class SceneGraphArguments:
     object_loss: float | None = field(default=None, metadata={"help": "Weight of the labels of objects."})
 
     augment: list[str] = field(default_factory=list, metadata={"help": "Of flip; left and right change places."})
+    group_sizes: bool = field(
+        default=False, metadata={"help": "Batches of images with about as many objects: less padding, faster."}
+    )
     eval_batch_size: int = field(default=16, metadata={"help": "Images per batch of the evaluation."})
 
     def __post_init__(self) -> None:
@@ -295,6 +298,7 @@ def build_task(arguments: SceneGraphArguments, loop: LoopArguments) -> SceneGrap
         look=look,
         eval_batch_size=arguments.eval_batch_size,
         num_workers=loop.num_workers,
+        group_sizes=arguments.group_sizes,
         settings={**asdict(arguments), "num_labels_of_data": len(label_names(train_table))},
     )
 

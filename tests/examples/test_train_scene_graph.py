@@ -221,7 +221,7 @@ def test_labels_may_begin_as_words(data, detector, tmp_path, monkeypatch):
     vectors = {"dog": "1 0 0.2", "sheep": "0.9 0.1 0.2", "mat": "0 1 0", "hat": "0 0 1"}
     (tmp_path / "vectors.txt").write_text("".join(f"{word} {vector}\n" for word, vector in vectors.items()))
     options = ["--init_from", detector, "--word_vectors", tmp_path / "vectors.txt", "--learning_rate", "0"]
-    options += ["--label_map", tmp_path / "map.json"]
+    options += ["--label_map", tmp_path / "map.json", "--group_sizes", "true"]
     (tmp_path / "map.json").write_text('{"hound": "dog"}')
     run(monkeypatch, "--data", data, "--output_dir", tmp_path / "run", *TINY, *options)
     model = butd_hf.ButdForSceneGraphGeneration.from_pretrained(tmp_path / "run" / "best")
