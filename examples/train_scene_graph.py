@@ -2,7 +2,7 @@
 Train a scene graph model, which says how the objects of a picture are related:
 
     accelerate launch examples/train_scene_graph.py --data FOLDER --output_dir RUN --init_from DETECTOR \
-        --dropout 0.5 --ema_decay 0.995 --epochs 8 --batch_size 16 --learning_rate 1e-3 --weight_decay 0.1 \
+        --dropout 0.5 --ema_decay 0.995 --epochs 7 --batch_size 16 --learning_rate 1e-3 --weight_decay 0.1 \
         --pair_rivals true --frequency_prior false --augment flip --word_vectors glove.txt --group_sizes true
 
 FOLDER is Visual Relationship Detection, Visual Genome, VG150, Open Images or PSG in their own files; in that of VRD,
