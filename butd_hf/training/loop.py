@@ -73,7 +73,9 @@ class TrainingLoop:
                 f"{len(task.train_dataset)} examples."
             )
         else:
-            self.batches = EpochBatches(len(task.train_dataset), arguments.batch_size, arguments.seed, num_processes)
+            self.batches = EpochBatches(
+                len(task.train_dataset), arguments.batch_size, arguments.seed, num_processes, task.example_sizes()
+            )
             self.loader = self.batches.loader(task, self.accelerator, arguments.num_workers)
         self.steps_per_epoch = -(-self.batches.batches_per_process // arguments.gradient_accumulation_steps)
         self.total_steps = self.steps_per_epoch * arguments.epochs

@@ -92,6 +92,8 @@ class SceneGraphTask(Task):
         look: Whether the model sees the pictures. `"predcls"` does without, on labels and geometry alone.
         eval_batch_size: Images per batch of the evaluation.
         num_workers: Loader processes of the evaluation.
+        group_sizes: Whether images with about as many objects make a batch. Pairs grow with the square of objects,
+            and most of a batch is padding otherwise; relations of crowded images then count for less each.
         settings: What else describes the task in the run folder.
 
     Raises:
@@ -111,6 +113,7 @@ class SceneGraphTask(Task):
         look: bool = False,
         eval_batch_size: int = 32,
         num_workers: int = 0,
+        group_sizes: bool = False,
         settings: dict[str, Any] | None = None,
     ):
         names = [model.config.id2label[label] for label in range(model.config.num_labels)]
@@ -129,6 +132,7 @@ class SceneGraphTask(Task):
         self.look = train_dataset.look = eval_dataset.look = look or mode != "predcls"
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
+        self.group_sizes = group_sizes
         self.seen = triples_of(train_dataset.graphs)
         self._settings = settings or {}
 
@@ -146,6 +150,9 @@ class SceneGraphTask(Task):
             "learned_from": f"{len(self.train_dataset):,} images with {relations:,} relations",
             "evaluation": {"num_images": len(self.eval_dataset), "mode": self.mode},
         }
+
+    def example_sizes(self) -> list[int] | None:
+        return [len(graph.labels) for graph in self.train_dataset.graphs] if self.group_sizes else None
 
     def collate(self, examples: list[GraphExample]) -> dict[str, Any]:
         pictures = None

@@ -21,6 +21,7 @@ from .arguments import LoopArguments
 from .bottom_up_weights import load_bottom_up
 from .loop import TrainingLoop, build_accelerator
 from .scene_graph import SceneGraphDataset, SceneGraphTask
+from .word_vectors import label_embeddings
 
 
 EVALUATION_SPLITS = ("val", "dev", "validation", "test")
@@ -75,6 +76,9 @@ class SceneGraphArguments:
     dropout: float | None = field(default=None, metadata={"help": "Dropout of the top-down half."})
     pair_budget: int | None = field(default=None, metadata={"help": "Most pairs that are looked at per image."})
     pair_rivals: bool | None = field(default=None, metadata={"help": "Hear how a pair stands among its rivals."})
+    word_vectors: str | None = field(
+        default=None, metadata={"help": "Text file of word vectors, such as GloVe's, that labels begin as."}
+    )
     frequency_prior: bool | None = field(default=None, metadata={"help": "Begin with how often labels are related."})
     min_count: int = field(default=1, metadata={"help": "Pairs of labels that were met less often share a prior."})
     logit_adjustment: float | None = field(default=None, metadata={"help": "0 to 1: favour rare predicates."})
@@ -83,6 +87,9 @@ class SceneGraphArguments:
     object_loss: float | None = field(default=None, metadata={"help": "Weight of the labels of objects."})
 
     augment: list[str] = field(default_factory=list, metadata={"help": "Of flip; left and right change places."})
+    group_sizes: bool = field(
+        default=False, metadata={"help": "Batches of images with about as many objects: less padding, faster."}
+    )
     eval_batch_size: int = field(default=16, metadata={"help": "Images per batch of the evaluation."})
 
     def __post_init__(self) -> None:
@@ -240,8 +247,12 @@ def build_model(
         model = ButdForSceneGraphGeneration(config)
         if arguments.init_from is not None:
             load_bottom_up(model, arguments.init_from)
-        # labels that the data doesn't have: nothing is known of them, whatever the random beginning
-        model.top_down.embed_labels.weight.data[len(train_dataset.labels) :] = 0.0
+        embeddings = model.top_down.embed_labels.weight.data  # (num_labels, hidden_size)
+        if arguments.word_vectors is not None:
+            names = [config.id2label[label] for label in range(config.num_labels)]
+            embeddings.copy_(label_embeddings(names, arguments.word_vectors, embeddings.shape[1]))
+        else:  # labels that the data doesn't have: nothing is known of them, whatever the random beginning
+            embeddings[len(train_dataset.labels) :] = 0.0
     if arguments.backbone_weights is not None:
         print(load_backbone_weights(model.bottom_up.backbone, arguments.backbone_weights, arguments.backbone))
     model.fit_frequency_prior([graph.as_labels() for graph in train_dataset.graphs], arguments.min_count)
@@ -287,6 +298,7 @@ def build_task(arguments: SceneGraphArguments, loop: LoopArguments) -> SceneGrap
         look=look,
         eval_batch_size=arguments.eval_batch_size,
         num_workers=loop.num_workers,
+        group_sizes=arguments.group_sizes,
         settings={**asdict(arguments), "num_labels_of_data": len(label_names(train_table))},
     )
 

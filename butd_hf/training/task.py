@@ -42,6 +42,10 @@ class Task(ABC):
         """
         return None
 
+    def example_sizes(self) -> list[int] | None:
+        """How large each example of the training set is, to put those of similar size into one batch; None: don't."""
+        return None
+
     @abstractmethod
     def collate(self, examples: list[Any]) -> dict[str, torch.Tensor]:
         """A batch of the model's inputs, made in a loader process."""

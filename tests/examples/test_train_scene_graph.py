@@ -214,3 +214,19 @@ def test_impossible_options_are_refused(data, tmp_path, monkeypatch, options, me
 
 def test_prior_of_older_checkpoints_tells_no_triples():
     assert ButdFrequencyPrior(butd_hf.ButdConfig(num_labels=3, num_predicates=2)).counted_triples() == set()
+
+
+def test_labels_may_begin_as_words(data, detector, tmp_path, monkeypatch):
+    """Sheep, which the data doesn't have, begin and stay as words say."""
+    vectors = {"dog": "1 0 0.2", "sheep": "0.9 0.1 0.2", "mat": "0 1 0", "hat": "0 0 1"}
+    (tmp_path / "vectors.txt").write_text("".join(f"{word} {vector}\n" for word, vector in vectors.items()))
+    options = ["--init_from", detector, "--word_vectors", tmp_path / "vectors.txt", "--learning_rate", "0"]
+    options += ["--label_map", tmp_path / "map.json", "--group_sizes", "true"]
+    (tmp_path / "map.json").write_text('{"hound": "dog"}')
+    run(monkeypatch, "--data", data, "--output_dir", tmp_path / "run", *TINY, *options)
+    model = butd_hf.ButdForSceneGraphGeneration.from_pretrained(tmp_path / "run" / "best")
+    mat, dog, hat, sheep = model.top_down.embed_labels.weight
+    assert torch.cosine_similarity(dog, sheep, dim=0) > max(
+        torch.cosine_similarity(dog, each, dim=0) for each in (mat, hat)
+    )
+    assert (dog - sheep).norm() < (dog - mat).norm()

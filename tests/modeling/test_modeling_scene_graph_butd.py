@@ -61,6 +61,15 @@ def test_any_number_of_objects(number):
     assert len(graph["relations"]) == min(number * (number - 1), 20)
 
 
+def test_places_are_heard_beside_labels_from_the_beginning():
+    """Projections of a few numbers begin with larger weights than those of wide layers."""
+    torch.manual_seed(0)
+    top_down = build(pair_rivals=True).top_down
+    for projection in (top_down.measures_proj, top_down.standings_proj, top_down.box_embedding.measures_proj):
+        heard = projection(torch.randn(100, projection.in_features)).std()
+        assert 0.4 < heard < 0.9
+
+
 def test_memory_of_300_objects_grows_with_the_budget_alone():
     """No tensor of the whole pass holds a number for each of the 300 × 300 pairs, but chunks of the search."""
     from torch.utils._python_dispatch import TorchDispatchMode

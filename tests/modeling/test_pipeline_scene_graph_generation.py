@@ -88,12 +88,27 @@ def test_thresholds(grapher, graphs, picture_paths):
     assert len(several) == 2 * len({(relation["subject"], relation["object"]) for relation in several})
 
 
+def test_one_thing_found_twice_has_no_relation_to_itself(grapher, picture_paths):
+    every = {"threshold": 0.0, "top_k": 1000}
+    free = grapher(picture_paths[0], **every)
+    labels = [each["label"] for each in free["objects"]]
+    told, once = free["relations"], grapher(picture_paths[0], twin_overlap=0.0, **every)["relations"]
+    # no overlap is too little: what is called the same is one thing
+    assert once == [each for each in told if labels[each["subject"]] != labels[each["object"]]] and once != told
+    assert grapher(picture_paths[0], twin_overlap=1.0, **every)["relations"] == told
+    said = {(labels[each["subject"]], each["predicate"], labels[each["object"]]) for each in told}
+    repeated = grapher(picture_paths[0], repeat_overlap=0.0, **every)["relations"]
+    triples = [(labels[each["subject"]], each["predicate"], labels[each["object"]]) for each in repeated]
+    assert len(triples) == len(set(triples)) < len(told) and set(triples) >= said
+
+
 @pytest.mark.parametrize(
     ("inputs", "arguments", "message"),
     [
         (None, {}, "without an inputs argument"),
         ("no-such-picture.png", {}, "no-such-picture.png"),
         ("no-such-picture.png", {"threshold": 2.0}, r"threshold must be in \[0, 1\]"),
+        ("no-such-picture.png", {"twin_overlap": -1.0}, r"twin_overlap must be in \[0, 1\]"),
         ("no-such-picture.png", {"top_k": -1}, "top_k must be zero or positive"),
     ],
 )

@@ -1,6 +1,6 @@
 import torch
 
-from butd_hf.modeling.post_processing_scene_graph import best_relations, same_things, without_repeats
+from butd_hf.modeling.post_processing_scene_graph import are_one_thing, best_relations, same_things, without_repeats
 
 
 PAIRS = torch.tensor([[0, 2], [1, 2], [3, 2]])
@@ -14,6 +14,13 @@ def test_pairs_are_about_the_same_things_if_labels_agree_and_both_boxes_overlap(
     torch.testing.assert_close(same, expected)
     other_label = torch.tensor([5, 7, 6, 5])
     torch.testing.assert_close(same_things(PAIRS, other_label, BOXES, overlap=0.5), torch.eye(3, dtype=torch.bool))
+
+
+def test_boxes_are_one_thing_if_labels_agree_and_they_overlap():
+    expected = torch.eye(4, dtype=torch.bool)
+    expected[0, 1] = expected[1, 0] = True
+    torch.testing.assert_close(are_one_thing(LABELS, BOXES, overlap=0.9), expected)
+    torch.testing.assert_close(are_one_thing(LABELS, BOXES, overlap=0.95), torch.eye(4, dtype=torch.bool))
 
 
 def test_the_second_box_of_one_thing_tells_what_is_likely_next():

@@ -388,9 +388,12 @@ def test_max_steps_ends_within_an_epoch(tmp_path):
     assert loop.state.step == 7
 
 
-@pytest.mark.parametrize(("size", "num_processes"), [(10, 1), (10, 2), (3, 4)])
-def test_batches_start_in_the_middle_and_share_out_evenly(size, num_processes):
-    batches = EpochBatches(size, batch_size=2, seed=1, num_processes=num_processes)
+@pytest.mark.parametrize(
+    ("size", "num_processes", "sizes"),
+    [(10, 1, None), (10, 2, None), (3, 4, None), (10, 2, [3, 1, 2, 3, 1, 2, 3, 1, 2, 2])],
+)
+def test_batches_start_in_the_middle_and_share_out_evenly(size, num_processes, sizes):
+    batches = EpochBatches(size, batch_size=2, seed=1, num_processes=num_processes, sizes=sizes)
     batches.begin(3)
     whole = list(batches)
     assert len(whole) == len(batches) == batches.batches_per_process * num_processes
@@ -399,6 +402,16 @@ def test_batches_start_in_the_middle_and_share_out_evenly(size, num_processes):
     assert list(batches) == whole[num_processes:]
     batches.begin(4)
     assert list(batches) != whole
+
+
+def test_batches_of_similar_sizes():
+    sizes = [(7 * index) % 20 for index in range(103)]
+    batches = list(EpochBatches(103, batch_size=4, seed=1, sizes=sizes))
+    assert sorted(index for batch in batches for index in batch) == list(range(103)) and len(batches[-1]) == 3
+    spread = [max(sizes[index] for index in batch) - min(sizes[index] for index in batch) for batch in batches[:-1]]
+    assert sum(spread) < 3 * len(spread)
+    largest = [max(sizes[index] for index in batch) for batch in batches[:-1]]
+    assert largest != sorted(largest)  # small ones don't come first
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,14 @@ def without_repeats(scores: torch.Tensor, same: torch.Tensor, graph_constraint: 
         scores[rows[repeated], predicates[repeated]] = -torch.inf
 
 
+def are_one_thing(labels: torch.Tensor, boxes: torch.Tensor, overlap: float) -> torch.Tensor:
+    """Which regions have the same label and overlapping boxes: `(num_regions, num_regions)`."""
+    return (box_iou(boxes, boxes) >= overlap) & (labels[:, None] == labels)
+
+
 def same_things(pairs: torch.Tensor, labels: torch.Tensor, boxes: torch.Tensor, overlap: float) -> torch.Tensor:
     """Which pairs `(num_pairs, 2)` have the same labels and overlapping boxes: `(num_pairs, num_pairs)`."""
-    same = (box_iou(boxes, boxes) >= overlap) & (labels[:, None] == labels)  # (num_regions, num_regions)
+    same = are_one_thing(labels, boxes, overlap)  # (num_regions, num_regions)
     subjects, objects = pairs.unbind(dim=1)
     return same[subjects[:, None], subjects] & same[objects[:, None], objects]
 
@@ -97,6 +102,7 @@ def graphs_in_pixels(
     target_sizes: Sizes,
     graph_constraint: bool,
     repeat_overlap: float | None,
+    twin_overlap: float | None,
 ) -> list[dict[str, Any]]:
     """The body of `ButdImageProcessor.post_process_scene_graph_generation`."""
     regions = outputs.regions
@@ -118,6 +124,9 @@ def graphs_in_pixels(
         shares = outputs.predicate_logits[row, exists].float().softmax(dim=-1)  # (num_pairs, num_predicates)
         told = pair_scores[:, None] * shares
         boxes = regions.boxes[row].float()
+        if twin_overlap is not None:
+            twins = are_one_thing(outputs.region_labels[row], boxes, twin_overlap)[pairs[:, 0], pairs[:, 1]]
+            told = told.masked_fill(twins[:, None], -torch.inf)
         if repeat_overlap is not None:
             same = same_things(pairs, outputs.region_labels[row], boxes, repeat_overlap)
             told = without_repeats(told, same, graph_constraint)

@@ -295,6 +295,7 @@ class ButdImageProcessor(TorchvisionBackend):
         target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
         graph_constraint: bool = True,
         repeat_overlap: float | None = None,
+        twin_overlap: float | None = None,
     ) -> list[dict[str, torch.Tensor]]:
         """
         Objects of each image, and the relations between them, both best first and equals in the order of regions.
@@ -311,6 +312,8 @@ class ButdImageProcessor(TorchvisionBackend):
             repeat_overlap (`float`, *optional*): Boxes with one label that overlap (intersection over union) by this
                 much are about one thing, and no relation between two things is told twice: of the pairs that would,
                 the best tells it, and the others tell what they hold likely next. Without, each tells its own.
+            twin_overlap (`float`, *optional*): Boxes with one label that overlap by this much are one thing that was
+                found twice, and it has no relation to itself. Without, any two may: people do stand close together.
 
         Returns:
             For each image `scores` (n,), `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1` in pixels and `regions`
@@ -321,7 +324,14 @@ class ButdImageProcessor(TorchvisionBackend):
             ValueError: `target_sizes` isn't as long as the batch.
         """
         return graphs_in_pixels(
-            outputs, threshold, relation_threshold, top_k, target_sizes, graph_constraint, repeat_overlap
+            outputs,
+            threshold,
+            relation_threshold,
+            top_k,
+            target_sizes,
+            graph_constraint,
+            repeat_overlap,
+            twin_overlap,
         )
 
     def _standardize_kwargs(

@@ -207,6 +207,13 @@ class ButdSceneGraphDecoder(nn.Module):
         # CODEPATH: the prior knows how few pairs are related; without it the first guess has to
         few = 0.0 if self.config.frequency_prior else math.log(FEW_RELATED / (1 - FEW_RELATED))
         init.constant_(self.related_proj.bias, few)
+        # few numbers say where things are: begun like weights of wide layers, they would go unheard beside labels
+        geometry = [self.measures_proj, self.pair_scorer.measures_proj]
+        geometry += [self.box_embedding.measures_proj, self.box_embedding.out_proj]
+        for projection in [*geometry, self.standings_proj] if self.config.pair_rivals else geometry:
+            bound = projection.in_features**-0.5
+            init.uniform_(projection.weight, -bound, bound)
+            init.uniform_(projection.bias, -bound, bound)
 
     def forward(
         self,
