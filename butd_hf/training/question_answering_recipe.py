@@ -26,6 +26,7 @@ from .bottom_up_weights import load_bottom_up
 from .frozen_stages import FrozenStages
 from .optimizers import freeze_depthwise, freeze_stages
 from .question_answering import QuestionAnsweringTask, QuestionDataset
+from .word_vectors import fill_token_embeddings
 
 
 EVALUATION_SPLITS = ("dev", "val", "validation", "test")
@@ -66,6 +67,9 @@ class QuestionArguments:
     num_glimpses: int | None = field(default=None, metadata={"help": "How often the model looks."})
     hidden_size: int | None = field(default=None, metadata={"help": "Width of the top-down half."})
     embedding_size: int | None = field(default=None, metadata={"help": "Width of the words of lstm and gru."})
+    word_vectors: str | None = field(
+        default=None, metadata={"help": "Text file of word vectors, such as GloVe's, that words begin as."}
+    )
     question_ngrams: int | None = field(
         default=None, metadata={"help": "Buckets for hashed n-grams, heard beside the question's state."}
     )
@@ -285,6 +289,10 @@ def build_model(
         model = ButdForQuestionAnswering(config)
         if arguments.init_from is not None:
             load_bottom_up(model, arguments.init_from)
+        if arguments.word_vectors is not None:
+            embeddings = model.get_input_embeddings().weight.data
+            known = fill_token_embeddings(embeddings, processor.tokenizer.get_vocab(), arguments.word_vectors)
+            print(f"{known} of {len(embeddings)} tokens begin as the vectors of {arguments.word_vectors}")
     bottom_up = model.base_model.bottom_up
     if arguments.backbone_weights is not None:
         print(load_backbone_weights(bottom_up.backbone, arguments.backbone_weights, config.bottom_up_config.backbone))

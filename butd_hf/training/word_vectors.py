@@ -1,7 +1,7 @@
-"""Words that mean much the same begin alike: embeddings of labels from word vectors in a text file."""
+"""Words that mean much the same begin alike: embeddings of labels and tokens from word vectors in a text file."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -65,4 +65,28 @@ def label_embeddings(names: Sequence[str], file: str | Path, hidden_size: int) -
     return embeddings
 
 
-__all__ = ["label_embeddings", "read_word_vectors"]
+def fill_token_embeddings(embeddings: torch.Tensor, vocabulary: Mapping[str, int], file: str | Path) -> int:
+    """
+    Puts the vectors of the words of a tokenizer where their embeddings are. Others stay as they were.
+
+    Args:
+        embeddings: Shape `(vocab_size, size)`, changed in place.
+        vocabulary: Tokens and their rows, as `tokenizer.get_vocab()`.
+
+    Returns:
+        How many tokens the file has a vector for.
+
+    Raises:
+        ValueError: The file doesn't have any of the words, is flawed, or its vectors are of another size.
+    """
+    vectors = read_word_vectors(file, set(vocabulary))
+    if not vectors:
+        raise ValueError(f"{file} has none of the {len(vocabulary)} tokens: it must be a text file of word vectors.")
+    table = torch.stack(list(vectors.values()))  # (num_known, size)
+    if table.shape[1] != embeddings.shape[1]:
+        raise ValueError(f"{file} has vectors of {table.shape[1]} numbers, expected {embeddings.shape[1]}.")
+    embeddings[[vocabulary[word] for word in vectors]] = table.to(embeddings.dtype)
+    return len(vectors)
+
+
+__all__ = ["fill_token_embeddings", "label_embeddings", "read_word_vectors"]

@@ -83,6 +83,19 @@ def test_a_run_leaves_a_model_that_answers(first_run, data):
     assert model.config.id2label[label] == predictions[0]["prediction"]  # inference sees what the evaluation saw
 
 
+def test_words_begin_as_their_vectors(data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "vectors.txt").write_text("colour 1 2 3 4\nleft 5 6 7 8\nunicorn 0 0 0 1\n")
+    options = ["--word_vectors", tmp_path / "vectors.txt", "--decoder", "gru", "--embedding_size", "4"]
+    options += ["--question_ngrams", "50", "--learning_rate", "0", "--augment", "none"]
+    run(monkeypatch, "train_vqa.py", "--data", data, "--output_dir", tmp_path / "run", *TINY, *SHORT, *options)
+    assert "2 of 16 tokens begin as the vectors of" in capsys.readouterr().out
+    model = ButdForQuestionAnswering.from_pretrained(tmp_path / "run" / "best")
+    processor = ButdProcessor.from_pretrained(tmp_path / "run" / "best")
+    row = processor.tokenizer.convert_tokens_to_ids("left")
+    assert model.get_input_embeddings().weight[row].tolist() == [5, 6, 7, 8]
+    assert model.question_encoder.ngrams.embed_buckets.num_embeddings == 50
+
+
 def test_stored_regions_are_those_of_the_pictures(first_run, data, tmp_path, monkeypatch):
     options = ["--data", data, *SHORT, "--init_from", first_run / "best", "--learning_rate", "0", "--freeze", "all"]
     run(monkeypatch, "train_vqa.py", *options, "--output_dir", tmp_path / "pictures")

@@ -13,6 +13,8 @@ VARIANTS = {
     "transformer": {},
     "gru": {"decoder": "gru", "embedding_size": 12},
     "lstm": {"decoder": "lstm"},
+    "ngrams": {"decoder": "gru", "question_ngrams": 64},
+    "transformer with ngrams": {"question_ngrams": 1000},
     "three glimpses": {"num_glimpses": 3, "num_region_layers": 0},
     "paper": {"decoder": "gru", "question_variant": "paper"},
     "baseline0": {"decoder": "gru", "question_variant": "baseline0"},
@@ -110,6 +112,33 @@ def test_question_and_regions_both_matter(model):
     assert attentions.shape == (3, num_glimpses, 5)
     assert_same(attentions.sum(dim=-1), torch.ones(3, num_glimpses))
     assert not attentions.masked_select(~inputs["region_mask"][:, None]).any()
+
+
+@torch.no_grad()
+def test_ngrams_hear_the_order_of_words_and_that_nothing_follows():
+    ngrams = build("ngrams", question_ngrams=100_003, dropout=0.5).question_encoder.ngrams
+    first, second, longer = torch.tensor([[1, 7, 9, -1], [1, 9, 7, -1], [1, 7, 9, 4]])
+    buckets = [set(ngrams.buckets(words[None])[0, :3].flatten().tolist()) for words in (first, second)]
+    assert len(buckets[0]) == len(buckets[1]) == 9  # no two of so few share one
+    assert len(buckets[0] & buckets[1]) == 3  # the words themselves
+    known = set(ngrams.buckets(longer[None]).flatten().tolist())
+    assert len(buckets[0] - known) == 3  # of those at the end
+
+    tokens, is_word = first.clamp(min=0)[None], first[None] >= 0
+    bag = ngrams(tokens, is_word)
+    rows = ngrams.embed_buckets.weight[ngrams.buckets(first[None])[0, :3]].sum(dim=(0, 1))
+    assert_same(bag[0], 3 * rows / 9**0.5)
+    assert not ngrams(tokens, torch.zeros_like(is_word)).any()
+    ngrams.train()
+    heard = torch.cat([ngrams(tokens, is_word) for _ in range(400)])  # some are left out, and the rest is as loud
+    assert heard.std(dim=0).min() > 0 and 0.8 < heard.norm(dim=1).square().mean().sqrt() / bag.norm() < 1.5
+
+
+def test_ngrams_need_tokens():
+    model, inputs = build("ngrams"), asked()
+    words = model.get_input_embeddings()(inputs.pop("input_ids"))
+    with pytest.raises(ValueError, match="`inputs_embeds` don't tell which words they are, expected `input_ids`"):
+        model(**inputs, inputs_embeds=words)
 
 
 @torch.no_grad()
@@ -311,6 +340,8 @@ def test_hidden_states_and_tuples(model):
     assert outputs.last_hidden_state.shape == (3, 16)
     as_tuple = model(**inputs, return_dict=False)
     assert_same(as_tuple[0], outputs.logits)
+    if model.question_encoder.ngrams is not None:  # which have to know the words
+        return
     embeds = model.get_input_embeddings()(inputs["input_ids"])
     given = {name: value for name, value in inputs.items() if name != "input_ids"}
     assert_same(model(**given, inputs_embeds=embeds).logits, outputs.logits)
@@ -332,6 +363,7 @@ def test_attention_implementations_agree(name):
         ("question_variant", "port", "'baseline0'"),
         ("num_glimpses", 0, "positive"),
         ("answer_size", 0, "positive"),
+        ("question_ngrams", -1, "zero or positive"),
         ("word_dropout", 1.0, r"\[0, 1\)"),
         ("answer_dropout", -0.1, r"\[0, 1\)"),
     ],
@@ -341,5 +373,8 @@ def test_configs_refuse_what_makes_no_sense(field, value, allowed):
         build(**{field: value})
     with pytest.raises(StrictDataclassError, match="'gru' with question_variant='paper'"):
         build(question_variant="paper")
+    for name in ("paper", "pretrained"):
+        with pytest.raises(StrictDataclassError, match="0 with a text_encoder or a published question_variant"):
+            build(name, question_ngrams=64)
     with pytest.raises(StrictDataclassError, match="None with question_variant='paper'"):
         build("paper", text_encoder="bert-base-uncased")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from butd_hf.training.word_vectors import label_embeddings, read_word_vectors
+from butd_hf.training.word_vectors import fill_token_embeddings, label_embeddings, read_word_vectors
 
 
 @pytest.fixture
@@ -38,3 +38,14 @@ def test_flawed_files_are_named(file):
     file.write_text("horse 1 2\ncow 1\n")
     with pytest.raises(ValueError, match="line 2: 'cow' has 1 numbers, expected 2"):
         label_embeddings(["horse", "cow"], file, hidden_size=4)
+
+
+def test_tokens_begin_as_the_vectors_of_their_words(file):
+    embeddings = torch.full((4, 3), 0.5)
+    assert fill_token_embeddings(embeddings, {"<pad>": 0, "cow": 1, "unicorn": 2, "horse": 3}, file) == 2
+    torch.testing.assert_close(embeddings[[1, 3]], torch.tensor([[0.9, 0, 0.1], [1, 0, 0.1]]))
+    assert (embeddings[[0, 2]] == 0.5).all()
+    with pytest.raises(ValueError, match="none of the 1 tokens"):
+        fill_token_embeddings(embeddings, {"unicorn": 2}, file)
+    with pytest.raises(ValueError, match="vectors of 3 numbers, expected 8"):
+        fill_token_embeddings(torch.zeros(4, 8), {"cow": 1}, file)

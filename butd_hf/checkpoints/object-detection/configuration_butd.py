@@ -239,6 +239,8 @@ class ButdTopDownConfig(PreTrainedConfig):
             with attention by concatenation or by product (`"baseline0_newatt"`).
         num_glimpses (`int`): How often `"glimpses"` looks, each time in the light of what it saw before.
         word_dropout (`float`): Share of the words of a question that are blanked in training, in [0, 1).
+        question_ngrams (`int`): Buckets for the hashed words, pairs and triples of words that a question is heard as
+            besides; 0 to read it in order only. Not with `text_encoder`, nor with published answer heads.
         answer_dropout (`float`): Dropout before the answers are scored, in [0, 1).
         answer_size (`int`, *optional*): Width of the layer before; twice the `hidden_size` by default.
     """
@@ -267,6 +269,7 @@ class ButdTopDownConfig(PreTrainedConfig):
     question_variant: Literal["glimpses", "paper", "baseline0", "baseline0_newatt"] = "glimpses"
     num_glimpses: int = 2  # "what is left of the lamp": find the lamp, then look left of it
     word_dropout: float = 0.0
+    question_ngrams: int = 0
     answer_dropout: float = 0.5  # as published
     answer_size: int | None = None
     layer_norm_eps: float = 1e-5
@@ -298,6 +301,11 @@ class ButdTopDownConfig(PreTrainedConfig):
             _require(self, "embedding_size", self.is_recurrent, "left out with the decoder 'transformer'")
         _require(self, "num_glimpses", self.num_glimpses > 0, "positive")
         _require(self, "answer_size", self.answer_size is None or self.answer_size > 0, "positive")
+        _require(self, "question_ngrams", self.question_ngrams >= 0, "zero or positive")
+        if self.question_ngrams:
+            reads = self.text_encoder is None and self.text_encoder_config is None
+            own = reads and self.question_variant == "glimpses"
+            _require(self, "question_ngrams", own, "0 with a text_encoder or a published question_variant")
         if self.question_variant != "glimpses":
             _require(self, "decoder", self.decoder == "gru", f"'gru' with question_variant={self.question_variant!r}")
             no_encoder = self.text_encoder is None and self.text_encoder_config is None

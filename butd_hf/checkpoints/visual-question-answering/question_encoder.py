@@ -23,6 +23,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from .configuration_butd import ButdTopDownConfig
+from .question_ngrams import ButdQuestionNgrams
 from .top_down_transformer import ButdRegionLayer
 
 
@@ -74,6 +75,7 @@ def words_last(values: torch.Tensor, is_word: torch.Tensor, length: int) -> torc
 class ButdQuestionEncoder(nn.Module):
     """
     Reads a question, by a transformer, a GRU or an LSTM with word embeddings of its own, or by a pretrained encoder.
+    With `question_ngrams`, a bag of its n-grams is heard beside the state of all its words.
 
     What comes after the first `max_position_embeddings` words isn't read. The result depends neither on the padding
     nor on its side. A question without a word has a state of its own: zero for a transformer, that before the first
@@ -88,10 +90,12 @@ class ButdQuestionEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         if config.text_encoder is not None or config.text_encoder_config is not None:
             self.kind = "pretrained"
+            self.ngrams = None
             self.text_encoder = self.build_text_encoder(config)
             self.text_proj = nn.Linear(self.text_encoder.config.hidden_size, config.hidden_size)
             return
         self.kind = config.decoder
+        self.ngrams = ButdQuestionNgrams(config) if config.question_ngrams else None
         embedding_size = config.embedding_size or config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, embedding_size, padding_idx=config.pad_token_id)
         if self.kind == "transformer":
@@ -151,6 +155,11 @@ class ButdQuestionEncoder(nn.Module):
         if given.shape[1] == 0:  # nothing but empty questions
             given = given.new_zeros((given.shape[0], 1, *given.shape[2:])).to(given.dtype)
             attention_mask = torch.zeros(given.shape[:2], device=given.device)
+        if self.ngrams is not None and inputs_embeds is not None:
+            raise ValueError(
+                "`inputs_embeds` don't tell which words they are, expected `input_ids` with question_ngrams="
+                f"{self.config.question_ngrams}."
+            )
         given, is_word = words_first(given, attention_mask.bool(), self.longest)
         words = self.get_input_embeddings()(given.long()) if inputs_embeds is None else given
         if self.training and self.config.word_dropout > 0:
@@ -159,10 +168,14 @@ class ButdQuestionEncoder(nn.Module):
         # one that is read alone isn't padded, and nothing else tells "no word" from "a word that says nothing"
         words = words * is_word[..., None].to(words.dtype)
         if self.kind == "transformer":
-            return self.read_at_once(words, is_word)
-        if self.kind == "pretrained":
-            return self.read_pretrained(words, is_word)
-        return self.read_in_order(words, is_word)
+            question = self.read_at_once(words, is_word)
+        elif self.kind == "pretrained":
+            question = self.read_pretrained(words, is_word)
+        else:
+            question = self.read_in_order(words, is_word)
+        if self.ngrams is not None:
+            question.pooled = question.pooled + self.dropout(self.ngrams(given, is_word))
+        return question
 
     def read_at_once(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
         positions = self.embed_positions.weight[None, : words.shape[1]]  # (1, length, hidden_size)
