@@ -15,6 +15,15 @@ TopOption = Annotated[int, typer.Option("--top", min=0, help="At most this many 
 RelationThresholdOption = Annotated[
     float, typer.Option("--relation-threshold", min=0.0, max=1.0, help="Only relations that score higher.")
 ]
+TwinOverlapOption = Annotated[
+    float,
+    typer.Option(
+        "--twin-overlap",
+        min=0.0,
+        max=1.0,
+        help="Boxes of one label that overlap by this much are one thing, which has no relation to itself.",
+    ),
+]
 DotOption = Annotated[bool, typer.Option("--dot", help="Print Graphviz's DOT, a digraph per picture.")]
 
 
@@ -24,6 +33,7 @@ def graph(
     threshold: ThresholdOption = 0.3,
     relation_threshold: RelationThresholdOption = 0.0,
     top: TopOption = 20,
+    twin_overlap: TwinOverlapOption = 0.5,
     draw: DrawOption = None,
     json: JsonOption = False,
     dot: DotOption = False,
@@ -53,6 +63,7 @@ def graph(
             threshold=threshold,
             relation_threshold=relation_threshold,
             top_k=top,
+            twin_overlap=twin_overlap,
             batch_size=len(pictures),
         )
 

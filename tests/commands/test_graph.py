@@ -35,6 +35,19 @@ def test_table_and_dot(tiny_grapher, picture_paths):
     assert "no relations" in nothing
 
 
+def test_one_thing_found_twice_has_no_relation_to_itself(tiny_grapher, picture_paths):
+    def relations(*options):
+        options = ["--model", tiny_grapher, "--threshold", 0, "--top", 1000, "--json", *options]
+        (result,) = json.loads(call(picture_paths[0], *options).stdout)
+        labels = [each["label"] for each in result["objects"]]
+        return {(each["subject"], each["object"]) for each in result["relations"]}, labels
+
+    everything, labels = relations("--twin-overlap", 1)
+    told, _ = relations("--twin-overlap", 0)  # any two of one label, wherever they are
+    assert told == {pair for pair in everything if labels[pair[0]] != labels[pair[1]]}
+    assert told < everything
+
+
 def test_unreadable_picture_is_named_and_the_rest_is_done(tiny_grapher, picture_paths, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
