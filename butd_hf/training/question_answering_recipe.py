@@ -1,12 +1,16 @@
 """What the command line of VQA training can say, and what is built from it."""
 
+import itertools
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedConfig
 
 from ..conversion.backbone_weights import load_backbone_weights
@@ -30,6 +34,7 @@ from .word_vectors import fill_token_embeddings
 
 
 EVALUATION_SPLITS = ("dev", "val", "validation", "test")
+STANDARDIZING_IMAGES = 256  # enough to know the mean and variance of each number
 
 
 @dataclass
@@ -99,6 +104,9 @@ class QuestionArguments:
         default=0, metadata={"help": "Questions drawn per image, looked at once; --batch_size counts images. 0: each."}
     )
     augment: list[str] = field(default_factory=lambda: ["flip"], metadata={"help": "Of flip, crop, jitter; or none."})
+    standardize_regions: bool = field(
+        default=False, metadata={"help": "Begin with regions' features of mean 0 and variance 1; needs --cache."}
+    )
     regions: Literal["all", "none"] = field(
         default="all", metadata={"help": "none: what the question alone can tell, regions masked."}
     )
@@ -125,6 +133,8 @@ class QuestionArguments:
             raise ValueError(f"--cache needs frozen stages, got --freeze {self.freeze}: there is nothing to keep.")
         if self.cache is not None and "jitter" in self.augment:
             raise ValueError("--cache holds fixed views of each image: flip and crop are possible, jitter is not.")
+        if self.standardize_regions and (self.cache is None or self.freeze != "all"):
+            raise ValueError("--standardize_regions needs the regions of --cache with --freeze all.")
         for name, expected in (("regions", ("all", "none")), ("questions", ("all", "none")), ("loss", ("bce", "ce"))):
             if getattr(self, name) not in expected:
                 raise ValueError(f"--{name} must be one of {expected}, got {getattr(self, name)!r}.")
@@ -305,6 +315,27 @@ def build_model(
     return model
 
 
+@torch.no_grad()
+def standardize_regions(model: ButdForQuestionAnswering, store: RegionStore) -> None:
+    """
+    Lets the norm of regions give every number of theirs mean 0 and variance 1 over stored images, to begin with: what
+    varies little from picture to picture is heard from the first step (data-dependent initialisation, Salimans and
+    Kingma 2016).
+
+    Raises:
+        ValueError: The model has no such norm.
+    """
+    norm = getattr(model.top_down, "region_norm", None)
+    if norm is None:
+        raise ValueError(f"--standardize_regions: {type(model.top_down).__name__} has no norm of regions.")
+    stored = [regions.features for _, _, regions in itertools.islice(store.stream(), STANDARDIZING_IMAGES)]
+    features = torch.from_numpy(np.concatenate(stored).astype(np.float32))
+    features = nn.functional.layer_norm(features, norm.normalized_shape, eps=norm.eps)  # (num_regions, region_size)
+    std, mean = torch.std_mean(features, dim=0)
+    norm.weight.copy_(1 / std.clamp(min=1e-3))
+    norm.bias.copy_(-mean * norm.weight)
+
+
 def build_task(arguments: QuestionArguments, loop: LoopArguments, accelerator: Accelerator) -> QuestionAnsweringTask:
     """Model and data."""
     train_table, eval_table = load_splits(arguments, loop.seed)
@@ -317,6 +348,8 @@ def build_task(arguments: QuestionArguments, loop: LoopArguments, accelerator: A
     look = arguments.regions == "all"
     if arguments.cache is not None and look:
         stores = build_stores(arguments, loop, model, processor, accelerator, train_table, eval_table)
+        if arguments.standardize_regions and not answers_questions(arguments.init_from):
+            standardize_regions(model, stores["train"])
     settings: dict[str, Any] = {
         "form": arguments.soft_targets,
         "ask": arguments.questions == "all",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from butd_hf.data.region_store import RegionStore
 from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
 from butd_hf.modeling.modeling_question_answering import ButdForQuestionAnswering
@@ -108,6 +109,20 @@ def test_stored_regions_are_those_of_the_pictures(first_run, data, tmp_path, mon
     )  # with mirrors; not 24
 
 
+def test_regions_begin_with_mean_0_and_variance_1(data, tmp_path, monkeypatch):
+    options = ["--freeze", "all", "--cache", tmp_path / "cache", "--standardize_regions", "true"]
+    options += ["--learning_rate", "0", "--augment", "none", "--cache_dtype", "float32"]
+    run(monkeypatch, "train_vqa.py", "--data", data, "--output_dir", tmp_path / "run", *TINY, *SHORT, *options)
+    norm = ButdForQuestionAnswering.from_pretrained(tmp_path / "run" / "best").top_down.region_norm
+    store = RegionStore.open(tmp_path / "cache" / "train")
+    features = torch.cat([torch.from_numpy(regions.features.copy()) for _, _, regions in store.stream()])
+    heard = norm(features).detach()
+    torch.testing.assert_close(heard.mean(dim=0), torch.zeros(heard.shape[1]), atol=1e-3, rtol=0)
+    # numbers that are the same everywhere stay quiet
+    spread = heard.std(dim=0)[torch.nn.functional.layer_norm(features, norm.normalized_shape).std(dim=0) > 1e-2]
+    assert len(spread) and ((spread - 1).abs() < 1e-2).all()
+
+
 def test_stored_stages_of_a_backbone_that_learns(first_run, data, tmp_path, monkeypatch):
     options = ["--data", data, *SHORT, "--init_from", first_run / "best", "--freeze", 2, "--loss", "ce"]
     run(
@@ -168,6 +183,7 @@ def test_table_of_ablations(data, first_run, tmp_path, monkeypatch, capsys):
     [
         (["--cache", "x"], "--cache needs frozen stages"),
         (["--freeze", "some"], "--freeze must be"),
+        (["--standardize_regions", "true"], "needs the regions of --cache"),
         (["--freeze", "all", "--cache", "x", "--augment", "jitter"], "jitter is not"),
         (["--eval_split", "holdout"], "no answers in split 'holdout'"),
         (["--min_answers", "100"], "min_count=100"),
