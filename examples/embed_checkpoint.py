@@ -62,6 +62,7 @@ non-commercial research and education only: take the weights for that, too.
 DAQUAR_LICENCE = """
 The code is Apache 2.0. The weights were learned from DAQUAR and the photographs of NYU Depth V2, which are for
 research; the bottom-up half began with photographs of Flickr users. Take the weights for research and education only.
+The word vectors that words began as are open: of GloVe under the PDDL, of the package under MIT.
 """
 
 VRD_LICENCE = """
