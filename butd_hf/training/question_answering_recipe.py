@@ -1,16 +1,12 @@
 """What the command line of VQA training can say, and what is built from it."""
 
-import itertools
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from torch import nn
 from transformers import PreTrainedConfig
 
 from ..conversion.backbone_weights import load_backbone_weights
@@ -30,11 +26,11 @@ from .bottom_up_weights import load_bottom_up
 from .frozen_stages import FrozenStages
 from .optimizers import freeze_depthwise, freeze_stages
 from .question_answering import QuestionAnsweringTask, QuestionDataset
+from .standardized_regions import standardize_regions
 from .word_vectors import fill_token_embeddings
 
 
 EVALUATION_SPLITS = ("dev", "val", "validation", "test")
-STANDARDIZING_IMAGES = 256  # enough to know the mean and variance of each number
 
 
 @dataclass
@@ -135,6 +131,9 @@ class QuestionArguments:
             raise ValueError("--cache holds fixed views of each image: flip and crop are possible, jitter is not.")
         if self.standardize_regions and (self.cache is None or self.freeze != "all"):
             raise ValueError("--standardize_regions needs the regions of --cache with --freeze all.")
+        beginnings = [name for name in ("word_vectors", "standardize_regions") if getattr(self, name)]
+        if beginnings and answers_questions(self.init_from):
+            raise ValueError(f"--{beginnings[0]} is for a new model, but {self.init_from} answers questions already.")
         for name, expected in (("regions", ("all", "none")), ("questions", ("all", "none")), ("loss", ("bce", "ce"))):
             if getattr(self, name) not in expected:
                 raise ValueError(f"--{name} must be one of {expected}, got {getattr(self, name)!r}.")
@@ -315,27 +314,6 @@ def build_model(
     return model
 
 
-@torch.no_grad()
-def standardize_regions(model: ButdForQuestionAnswering, store: RegionStore) -> None:
-    """
-    Lets the norm of regions give every number of theirs mean 0 and variance 1 over stored images, to begin with: what
-    varies little from picture to picture is heard from the first step (data-dependent initialisation, Salimans and
-    Kingma 2016).
-
-    Raises:
-        ValueError: The model has no such norm.
-    """
-    norm = getattr(model.top_down, "region_norm", None)
-    if norm is None:
-        raise ValueError(f"--standardize_regions: {type(model.top_down).__name__} has no norm of regions.")
-    stored = [regions.features for _, _, regions in itertools.islice(store.stream(), STANDARDIZING_IMAGES)]
-    features = torch.from_numpy(np.concatenate(stored).astype(np.float32))
-    features = nn.functional.layer_norm(features, norm.normalized_shape, eps=norm.eps)  # (num_regions, region_size)
-    std, mean = torch.std_mean(features, dim=0)
-    norm.weight.copy_(1 / std.clamp(min=1e-3))
-    norm.bias.copy_(-mean * norm.weight)
-
-
 def build_task(arguments: QuestionArguments, loop: LoopArguments, accelerator: Accelerator) -> QuestionAnsweringTask:
     """Model and data."""
     train_table, eval_table = load_splits(arguments, loop.seed)
@@ -348,7 +326,7 @@ def build_task(arguments: QuestionArguments, loop: LoopArguments, accelerator: A
     look = arguments.regions == "all"
     if arguments.cache is not None and look:
         stores = build_stores(arguments, loop, model, processor, accelerator, train_table, eval_table)
-        if arguments.standardize_regions and not answers_questions(arguments.init_from):
+        if arguments.standardize_regions:
             standardize_regions(model, stores["train"])
     settings: dict[str, Any] = {
         "form": arguments.soft_targets,

@@ -192,3 +192,11 @@ def test_table_of_ablations(data, first_run, tmp_path, monkeypatch, capsys):
 def test_impossible_options_are_refused(data, tmp_path, monkeypatch, options, message):
     with pytest.raises(ValueError, match=message):
         run(monkeypatch, "train_vqa.py", "--data", data, "--output_dir", tmp_path / "run", *TINY, *SHORT, *options)
+
+
+@pytest.mark.parametrize("option", [["--word_vectors", "x"], ["--standardize_regions", "true"]])
+def test_a_model_that_answers_does_not_begin_anew(data, tiny_oracle, tmp_path, monkeypatch, option):
+    options = ["--init_from", tiny_oracle, "--freeze", "all", "--cache", tmp_path / "cache", *option]
+    with pytest.raises(ValueError, match=f"{option[0]} is for a new model, but .* answers questions already"):
+        run(monkeypatch, "train_vqa.py", "--data", data, "--output_dir", tmp_path / "run", *SHORT, *options)
+    assert not (tmp_path / "run").exists()
