@@ -20,6 +20,7 @@ from ..data.region_store import RegionStore, StoredRegions
 from ..data.views import MIRRORED_VIEWS, Augmentation, load_image, mirror_caption
 from ..metrics.question_answering import score_answers
 from ..progress import images_progress
+from .answer_teachers import AnswerTeachers
 from .caption_examples import draw_captions
 from .captioning import REGION_INPUTS, collate_regions
 from .example_table import ExampleTable
@@ -34,7 +35,7 @@ QUESTION_INPUTS = ("input_ids", "attention_mask")
 class QuestionExample:
     """Questions about one image, as a picture or as its stored regions, with how right each answer is."""
 
-    indices: list[int]  # of the questions in the data set
+    indices: list[int]  # of the questions in the data set, without foreign ones, which come after them
     questions: list[str]
     scores: list[dict[str, float]]
     draws: list[float]  # in [0, 1), which of several right answers to learn
@@ -55,6 +56,8 @@ class QuestionDataset(ExampleTable[QuestionExample]):
         store: Regions to use instead of pictures; one of its views is drawn each epoch.
         questions_per_image: Questions drawn from those about an image, anew each epoch, which makes an example of
             each image: it is looked at once for all of them. 0 makes an example of each question.
+        foreign_questions: Questions about other images that are asked about this one, too, beside each example's own,
+            for teachers to answer: they have no scores.
         ask: False leaves every question empty: what can the picture alone tell?
         look: False leaves pictures out: what can the question alone tell?
         seed: Of what is drawn.
@@ -70,6 +73,7 @@ class QuestionDataset(ExampleTable[QuestionExample]):
         augmentation: Augmentation | None = None,
         store: RegionStore | None = None,
         questions_per_image: int = 0,
+        foreign_questions: int = 0,
         ask: bool = True,
         look: bool = True,
         seed: int = 0,
@@ -90,6 +94,7 @@ class QuestionDataset(ExampleTable[QuestionExample]):
         self.augmentation = augmentation
         self.store = store
         self.questions_per_image = questions_per_image
+        self.foreign_questions = foreign_questions
         about: dict[str, list[int]] = {}
         for index, image_id in enumerate(self.image_ids):
             about.setdefault(image_id, []).append(index)
@@ -113,12 +118,13 @@ class QuestionDataset(ExampleTable[QuestionExample]):
             image = load_image(self.paths[indices[0]])
             if self.augmentation is not None:
                 image, mirrored = self.augmentation(image, rng)
-        questions = [self.questions[each] if self.ask else "" for each in indices]
-        scores = [self.scores[each] for each in indices]
+        foreign = rng.integers(len(self.questions), size=self.foreign_questions).tolist()
+        questions = [self.questions[each] if self.ask else "" for each in indices + foreign]
+        scores = [self.scores[each] for each in indices] + [{} for _ in foreign]
         if mirrored:
             questions = [mirror_caption(question) for question in questions]
             scores = [{mirror_caption(answer): score for answer, score in each.items()} for each in scores]
-        return QuestionExample(indices, questions, scores, rng.random(len(indices)).tolist(), image, regions)
+        return QuestionExample(indices, questions, scores, rng.random(len(questions)).tolist(), image, regions)
 
 
 class QuestionAnsweringTask(Task):
@@ -134,6 +140,7 @@ class QuestionAnsweringTask(Task):
         eval_dataset: Questions to answer and score.
         loss: `"bce"` scores every answer by itself against how right it is; `"ce"` is the cross-entropy of one right
             answer, drawn anew each epoch, the more often the more it is right.
+        teachers: Answer the questions without a label, with `"ce"`; their cross-entropy is added to the loss.
         max_length: Longest question in tokens; longer ones are cut.
         eval_batch_size: Questions per batch of the evaluation.
         num_workers: Loader processes of the evaluation.
@@ -149,6 +156,7 @@ class QuestionAnsweringTask(Task):
         eval_dataset: QuestionDataset,
         *,
         loss: Literal["bce", "ce"] = "bce",
+        teachers: AnswerTeachers | None = None,
         max_length: int = 32,
         eval_batch_size: int = 128,
         num_workers: int = 0,
@@ -157,6 +165,12 @@ class QuestionAnsweringTask(Task):
     ):
         if loss not in ("bce", "ce"):
             raise ValueError(f"loss must be 'bce' or 'ce', got {loss!r}.")
+        if (teachers is None) != (train_dataset.foreign_questions == 0) or (teachers is not None and loss != "ce"):
+            raise ValueError(
+                "teachers, foreign_questions of the training set and loss='ce' need each other, got "
+                f"{'no' if teachers is None else len(teachers.models)} teachers, {train_dataset.foreign_questions} "
+                f"foreign questions and loss={loss!r}."
+            )
         if len(set(eval_dataset.together)) > 1:
             raise ValueError("The evaluation mixes questions whose answers are right together with others.")
         self.model = model
@@ -164,6 +178,7 @@ class QuestionAnsweringTask(Task):
         self.train_dataset = train_dataset
         self.eval_dataset = eval_dataset
         self.loss_kind = loss
+        self.teachers = teachers
         self.max_length = max_length
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -196,6 +211,15 @@ class QuestionAnsweringTask(Task):
     def collate(self, examples: list[QuestionExample]) -> dict[str, torch.Tensor]:
         questions = self.collate_questions([question for example in examples for question in example.questions])
         return {**self.collate_images(examples), **questions, "labels": self.targets(examples)}
+
+    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.teachers is None:
+            return super().loss(model, batch)
+        outputs = model(**batch)
+        unanswered = batch["labels"] == -100  # at least the foreign questions
+        opinions = self.teachers(batch)[unanswered]
+        taught = nn.functional.cross_entropy(outputs.logits[unanswered].float(), opinions)
+        return {"loss": outputs.loss + taught, "loss_labels": outputs.loss, "loss_teachers": taught}
 
     def loss_weight(self, batch: dict[str, torch.Tensor]) -> int:
         return int((batch["labels"] != -100).sum()) if self.loss_kind == "ce" else len(batch["labels"])

@@ -21,6 +21,7 @@ from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
 from ..modeling.modeling_question_answering import ButdForQuestionAnswering
 from ..modeling.processing_butd import ButdProcessor
+from .answer_teachers import AnswerTeachers
 from .arguments import LoopArguments
 from .bottom_up_weights import load_bottom_up
 from .frozen_stages import FrozenStages
@@ -99,6 +100,13 @@ class QuestionArguments:
     questions_per_image: int = field(
         default=0, metadata={"help": "Questions drawn per image, looked at once; --batch_size counts images. 0: each."}
     )
+    teachers: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Models that this recipe trained with other seeds; they answer --foreign_questions."},
+    )
+    foreign_questions: int = field(
+        default=0, metadata={"help": "Questions about other images, asked about each image too, for --teachers."}
+    )
     augment: list[str] = field(default_factory=lambda: ["flip"], metadata={"help": "Of flip, crop, jitter; or none."})
     standardize_regions: bool = field(
         default=False, metadata={"help": "Begin with regions' features of mean 0 and variance 1; needs --cache."}
@@ -131,6 +139,15 @@ class QuestionArguments:
             raise ValueError("--cache holds fixed views of each image: flip and crop are possible, jitter is not.")
         if self.standardize_regions and (self.cache is None or self.freeze != "all"):
             raise ValueError("--standardize_regions needs the regions of --cache with --freeze all.")
+        if bool(self.teachers) != bool(self.foreign_questions) or (self.teachers and self.loss != "ce"):
+            raise ValueError(
+                "--teachers, --foreign_questions and --loss ce need each other, got "
+                f"{len(self.teachers)} teachers, {self.foreign_questions} questions and --loss {self.loss}."
+            )
+        if self.teachers and self.cache is not None and self.freeze != "all":
+            raise ValueError(
+                f"--teachers see regions or pictures, but --cache with --freeze {self.freeze} has neither."
+            )
         beginnings = [name for name in ("word_vectors", "standardize_regions") if getattr(self, name)]
         if beginnings and answers_questions(self.init_from):
             raise ValueError(f"--{beginnings[0]} is for a new model, but {self.init_from} answers questions already.")
@@ -335,6 +352,7 @@ def build_task(arguments: QuestionArguments, loop: LoopArguments, accelerator: A
         "seed": loop.seed,
     }
     augmentation = Augmentation(tuple(arguments.augment)) if arguments.augment else None
+    teachers = AnswerTeachers.from_pretrained(arguments.teachers, model, processor) if arguments.teachers else None
     return QuestionAnsweringTask(
         model,
         processor,
@@ -343,11 +361,13 @@ def build_task(arguments: QuestionArguments, loop: LoopArguments, accelerator: A
             store=stores["train"],
             augmentation=augmentation,
             questions_per_image=arguments.questions_per_image,
+            foreign_questions=arguments.foreign_questions,
             strict=arguments.strict,
             **settings,
         ),
         QuestionDataset(eval_table, store=stores["eval"], **settings),
         loss=arguments.loss,
+        teachers=teachers,
         max_length=arguments.max_length,
         eval_batch_size=arguments.eval_batch_size,
         num_workers=loop.num_workers,

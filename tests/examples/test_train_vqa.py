@@ -123,6 +123,25 @@ def test_regions_begin_with_mean_0_and_variance_1(data, tmp_path, monkeypatch):
     assert len(spread) and ((spread - 1).abs() < 1e-2).all()
 
 
+def test_teachers_of_the_same_kind(first_run, data, tmp_path, monkeypatch):
+    options = ["--data", data, *TINY, *SHORT, "--loss", "ce", "--foreign_questions", "2"]
+    cached = ["--freeze", "all", "--cache", tmp_path / "cache", "--questions_per_image", "3"]
+    run(
+        monkeypatch, "train_vqa.py", *options, *cached, "--output_dir", tmp_path / "run",
+        "--teachers", first_run / "best", first_run / "best",
+    )  # fmt: skip
+    assert all(line["loss_teachers"] > 0 and line["loss_labels"] > 0 for line in events(tmp_path / "run", "training"))
+
+    teacher = ButdForQuestionAnswering.from_pretrained(first_run / "best")
+    teacher.config.id2label = {**teacher.config.id2label, 0: "mauve"}
+    teacher.save_pretrained(tmp_path / "other")
+    ButdProcessor.from_pretrained(first_run / "best").save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="has other answers than the model"):
+        run(
+            monkeypatch, "train_vqa.py", *options, "--output_dir", tmp_path / "no", "--teachers", tmp_path / "other"
+        )  # fmt: skip
+
+
 def test_stored_stages_of_a_backbone_that_learns(first_run, data, tmp_path, monkeypatch):
     options = ["--data", data, *SHORT, "--init_from", first_run / "best", "--freeze", 2, "--loss", "ce"]
     run(
@@ -185,6 +204,8 @@ def test_table_of_ablations(data, first_run, tmp_path, monkeypatch, capsys):
         (["--freeze", "some"], "--freeze must be"),
         (["--standardize_regions", "true"], "needs the regions of --cache"),
         (["--freeze", "all", "--cache", "x", "--augment", "jitter"], "jitter is not"),
+        (["--foreign_questions", "2"], "--teachers, --foreign_questions and --loss ce need each other"),
+        (["--teachers", "x", "--loss", "ce"], "need each other, got 1 teachers, 0 questions and --loss ce"),
         (["--eval_split", "holdout"], "no answers in split 'holdout'"),
         (["--min_answers", "100"], "min_count=100"),
     ],

@@ -11,6 +11,7 @@ from butd_hf.modeling.image_processing_butd import ButdImageProcessor
 from butd_hf.modeling.modeling_question_answering import ButdForQuestionAnswering
 from butd_hf.modeling.processing_butd import ButdProcessor
 from butd_hf.training import QuestionAnsweringTask, QuestionDataset
+from butd_hf.training.answer_teachers import AnswerTeachers
 
 
 ANSWERS = ["left", "right", "2", "red"]
@@ -62,10 +63,10 @@ def processor(tiny_tokenizer):
     return ButdProcessor(ButdImageProcessor(size={"height": 64, "width": 64}), tiny_tokenizer)
 
 
-def build(model, processor, table, loss="bce", **options):
+def build(model, processor, table, loss="bce", teachers=None, **options):
     dataset = QuestionDataset(table, **options)
     evaluated = QuestionDataset(table.select([0]))
-    return QuestionAnsweringTask(model, processor, dataset, evaluated, loss=loss)
+    return QuestionAnsweringTask(model, processor, dataset, evaluated, loss=loss, teachers=teachers)
 
 
 def test_mirroring_turns_questions_and_answers_with_the_picture(table):
@@ -147,6 +148,49 @@ def test_questions_about_one_image_share_its_regions(model, processor, table):
     with pytest.raises(ValueError, match="questions_per_image"):
         grouped = QuestionDataset(table.select([0]), questions_per_image=2)
         QuestionAnsweringTask(model, processor, task.train_dataset, grouped)
+
+
+def test_teachers_answer_what_nobody_did(model, processor, table):
+    """Questions without a label are learned from the normalised geometric mean of the teachers' probabilities."""
+    others = [ButdForQuestionAnswering(model.config) for _ in range(2)]
+    for other in others:
+        torch.nn.init.normal_(other.top_down.classifier.weight)
+    teachers = AnswerTeachers(others)
+    task = build(model, processor, table.select([0, 1]), loss="ce", teachers=teachers, foreign_questions=3)
+    example, again = task.train_dataset[1], task.train_dataset[1]
+    assert example.questions == again.questions and len(example.questions) == 4 and example.indices == [1]
+    assert example.questions[0] == "what is on the left" and example.scores[1:] == [{}] * 3
+    seen = set()
+    for epoch in range(8):
+        task.train_dataset.set_epoch(epoch)
+        seen.update(task.train_dataset[1].questions[1:])
+    assert seen == set(task.train_dataset.questions)
+
+    model.eval()
+    batch = task.collate([task.train_dataset[0], task.train_dataset[1]])
+    assert (batch["labels"] == -100).tolist() == 2 * [False, True, True, True]
+    losses = task.loss(model, batch)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        product = torch.stack([other(**inputs).logits.softmax(-1) for other in others]).prod(dim=0).sqrt()
+        opinions = product / product.sum(dim=-1, keepdim=True)
+        told = model(**inputs).logits.log_softmax(-1)
+    taught = batch["labels"] == -100
+    expected = -(opinions[taught] * told[taught]).sum(dim=-1).mean()
+    assert losses["loss_teachers"].item() == pytest.approx(float(expected), rel=1e-4)
+    labels = batch["labels"][~taught]
+    expected_labels = torch.nn.functional.cross_entropy(told[~taught], labels)
+    assert losses["loss_labels"].item() == pytest.approx(float(expected_labels), rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(float(expected + expected_labels), rel=1e-4)
+    losses["loss"].backward()
+    assert all(parameter.grad is None for other in others for parameter in other.parameters())
+
+
+@pytest.mark.parametrize(("loss", "foreign", "taught"), [("ce", 2, False), ("ce", 0, True), ("bce", 2, True)])
+def test_teachers_and_their_questions_need_each_other(model, processor, table, loss, foreign, taught):
+    teachers = AnswerTeachers([model]) if taught else None
+    with pytest.raises(ValueError, match="need each other"):
+        build(model, processor, table, loss=loss, teachers=teachers, foreign_questions=foreign)
 
 
 def test_long_questions_are_cut(model, processor, table):
