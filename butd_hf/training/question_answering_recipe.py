@@ -1,6 +1,5 @@
 """What the command line of VQA training can say, and what is built from it."""
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +9,10 @@ from datasets import Dataset
 from transformers import PreTrainedConfig
 
 from ..conversion.backbone_weights import load_backbone_weights
-from ..data.answers import TargetForm, answer_scores, build_answers
-from ..data.flaws import Flaws, require_files
+from ..data.answers import TargetForm, build_answers
+from ..data.flaws import require_files
 from ..data.mixtures import mix, numbered
+from ..data.question_rows import answered_rows, learnable_rows
 from ..data.questions import QuestionDataError, load_questions
 from ..data.region_store import RegionStore, extract_regions
 from ..data.tokenization import train_tokenizer
@@ -176,35 +176,6 @@ def load_splits(arguments: QuestionArguments, seed: int) -> tuple[Dataset, Datas
             eval_table = answered_rows(table, eval_split, source, arguments.limit)
             require_files(eval_table["image"], source, QuestionDataError)
     return mix(sources, arguments.data_weights, seed), eval_table
-
-
-def answered_rows(table: Dataset, split: str | None, source: str, limit: int) -> Dataset:
-    """The first questions of a split that have answers. Raises `ValueError` if there are none."""
-    splits = list(table["split"])
-    answered = [len(answers) > 0 for answers in table["answers"]]
-    rows = [row for row, name in enumerate(splits) if name == split and answered[row]]
-    if not rows:
-        raise ValueError(f"{source} has no answers in split {split!r}, but {sorted(set(splits))}.")
-    return table.select(rows[: limit or None])
-
-
-def learnable_rows(table: Dataset, known: Collection[str], strict: bool) -> Dataset:
-    """
-    The questions with an answer that the model knows: the others teach a cross-entropy nothing.
-
-    Raises:
-        ValueError: With `strict`, the first of the others.
-    """
-    flaws, known, rows = Flaws(ValueError, strict), set(known), []
-    for row, (question_id, answers, together) in enumerate(
-        zip(table["question_id"], table["answers"], table["together"], strict=True)
-    ):
-        if known.isdisjoint(answer_scores(answers, together=together)):
-            flaws.note("questions with no answer that the model knows", f"question {question_id}: {answers[:3]}")
-        else:
-            rows.append(row)
-    flaws.report()
-    return table.select(rows)
 
 
 def answers_questions(checkpoint: str | None) -> bool:

@@ -10,10 +10,10 @@ import pytest
 from butd_hf.data.captions import CaptionDataError, load_captions
 from butd_hf.data.detection import DetectionDataError, load_detections
 from butd_hf.data.detection_views import DetectionAugmentation
+from butd_hf.data.question_rows import learnable_rows
 from butd_hf.data.questions import QuestionDataError, load_questions
 from butd_hf.data.scene_graphs import SceneGraphDataError, load_scene_graphs
 from butd_hf.training import CaptionDataset, DetectionDataset, QuestionDataset, SceneGraphDataset
-from butd_hf.training.question_answering_recipe import learnable_rows
 
 
 RELATED = {
