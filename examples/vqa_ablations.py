@@ -5,10 +5,10 @@ grid and on learned regions, with several seeds, and prints one table:
     python examples/vqa_ablations.py --data FOLDER --output_dir RUNS --init_from CHECKPOINT --freeze all \
         --cache REGIONS --learned_from DETECTOR --seeds 0 1 2
 
-All options of `examples/train_vqa.py` work here too, and hold for every run. CHECKPOINT is where the grid's backbone
-comes from; DETECTOR is a checkpoint whose selector has learned its regions, without which that row is left out. Each
-number is of the run's best epoch on the evaluation split by `--metric_for_best`. A run that is complete is not done
-again, so that an interrupted table goes on with `--resume`.
+All options of `examples/train_vqa.py` work here too, and hold for every run; `--teachers` are of the one row that
+`--rows` names. CHECKPOINT is where the grid's backbone comes from; DETECTOR is a checkpoint whose selector has learned
+its regions, without which that row is left out. Each number is of the run's best epoch on the evaluation split by
+`--metric_for_best`. A run that is complete is not done again, so that an interrupted table goes on with `--resume`.
 """
 
 import json
