@@ -7,7 +7,7 @@ Train a model that answers questions about pictures, with a frozen bottom-up hal
 and what the question or the picture alone can tell: `--regions none`, `--questions none`. `--freeze 0` trains the
 backbone too; several `--data` are mixed in the shares of `--data_weights`; `--data easy-vqa` are small drawings, of
 which a package carries thousands. Where questions are few, `--question_ngrams 8192 --word_vectors glove.txt
---standardize_regions true --dropout 0.05` did best, and then `--teachers RUN/best ... --foreign_questions 9` with a few
+--standardize_regions true --dropout 0.05` did best, and then `--teachers RUN/best ... --foreign_questions 9` with some
 such runs of other seeds: each picture is asked questions about others too, which the teachers answer together.
 
 FOLDER holds `qa.jsonl` and `images/` (DAQUAR); VQA v2, GQA, Visual Genome and easy-VQA in their own files work too.
