@@ -31,7 +31,8 @@ class AnswerTeachers:
         Loads the teachers of a model.
 
         Raises:
-            ValueError: One of them has other answers, reads other tokens or sees other regions than the model.
+            ValueError: One of them has other answers, reads other tokens or sees other regions than the model. The
+                weights of its backbone aren't compared: they may have learned.
         """
         teachers = []
         for folder in folders:
@@ -40,7 +41,7 @@ class AnswerTeachers:
             for name, theirs, own in (
                 ("answers", teacher.config.id2label, model.config.id2label),
                 ("tokens", tokens, processor.tokenizer.get_vocab()),
-                ("region_size", teacher.bottom_up.region_size, model.bottom_up.region_size),
+                ("regions", kind_of_regions(teacher), kind_of_regions(model)),
             ):
                 if theirs != own:
                     raise ValueError(
@@ -65,6 +66,12 @@ class AnswerTeachers:
             model.to(next(iter(inputs.values())).device)
             opinions.append(model(**inputs).logits.float().log_softmax(dim=-1))
         return torch.stack(opinions).mean(dim=0).softmax(dim=-1)
+
+
+def kind_of_regions(model: ButdForQuestionAnswering) -> tuple[str, str, int]:
+    """What regions are made by, and how large they are: models may share them if they agree on it."""
+    config = model.config.bottom_up_config
+    return config.backbone, config.selector, model.bottom_up.region_size
 
 
 __all__ = ["AnswerTeachers"]

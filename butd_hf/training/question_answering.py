@@ -56,8 +56,8 @@ class QuestionDataset(ExampleTable[QuestionExample]):
         store: Regions to use instead of pictures; one of its views is drawn each epoch.
         questions_per_image: Questions drawn from those about an image, anew each epoch, which makes an example of
             each image: it is looked at once for all of them. 0 makes an example of each question.
-        foreign_questions: Questions about other images that are asked about this one, too, beside each example's own,
-            for teachers to answer: they have no scores.
+        foreign_questions: Questions drawn from all, so nearly always about other images, that each example asks about
+            its image too, after its own. They have no scores: teachers answer them.
         ask: False leaves every question empty: what can the picture alone tell?
         look: False leaves pictures out: what can the question alone tell?
         seed: Of what is drawn.

@@ -105,7 +105,7 @@ class QuestionArguments:
         metadata={"help": "Models that this recipe trained with other seeds; they answer --foreign_questions."},
     )
     foreign_questions: int = field(
-        default=0, metadata={"help": "Questions about other images, asked about each image too, for --teachers."}
+        default=0, metadata={"help": "Questions of any image that are asked about each, too, for --teachers."}
     )
     augment: list[str] = field(default_factory=lambda: ["flip"], metadata={"help": "Of flip, crop, jitter; or none."})
     standardize_regions: bool = field(

@@ -132,14 +132,19 @@ def test_teachers_of_the_same_kind(first_run, data, tmp_path, monkeypatch):
     )  # fmt: skip
     assert all(line["loss_teachers"] > 0 and line["loss_labels"] > 0 for line in events(tmp_path / "run", "training"))
 
-    teacher = ButdForQuestionAnswering.from_pretrained(first_run / "best")
-    teacher.config.id2label = {**teacher.config.id2label, 0: "mauve"}
-    teacher.save_pretrained(tmp_path / "other")
     ButdProcessor.from_pretrained(first_run / "best").save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="has other answers than the model"):
-        run(
-            monkeypatch, "train_vqa.py", *options, "--output_dir", tmp_path / "no", "--teachers", tmp_path / "other"
-        )  # fmt: skip
+    for name, value in (("answers", "mauve"), ("regions", "saliency")):
+        config = ButdConfig.from_pretrained(first_run / "best")
+        if name == "answers":
+            config.id2label = {**config.id2label, 0: value}
+        else:
+            config.bottom_up_config.selector = value
+        ButdForQuestionAnswering(config).save_pretrained(tmp_path / "other")
+        with pytest.raises(ValueError, match=f"has other {name} than the model"):
+            run(
+                monkeypatch, "train_vqa.py", *options, "--output_dir", tmp_path / "no",
+                "--teachers", tmp_path / "other",
+            )  # fmt: skip
 
 
 def test_stored_stages_of_a_backbone_that_learns(first_run, data, tmp_path, monkeypatch):
