@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Bottom-Up Top-Down attention for transformers: raw image in, caption out, with the regions that were looked at.
 
@@ -21,16 +22,16 @@ _MODULES = {
     "ButdForConditionalGeneration": "modeling_butd",
     "ButdForInstanceSegmentation": "modeling_detection_butd",
     "ButdForObjectDetection": "modeling_detection_butd",
-    "ButdForQuestionAnswering": "modeling_question_answering",
+    "ButdForQuestionAnswering": "modeling_question_answering_butd",
     "ButdForSceneGraphGeneration": "modeling_scene_graph_butd",
     "ButdImageProcessor": "image_processing_butd",
     "ButdModel": "modeling_butd",
     "ButdProcessor": "processing_butd",
-    "ButdRegionModel": "modeling_regions",
+    "ButdRegionModel": "modeling_regions_butd",
     "ButdTopDownConfig": "configuration_butd",
-    "ImageToTextPipeline": "pipeline_image_to_text",
-    "VisualQuestionAnsweringPipeline": "pipeline_visual_question_answering",
-    "SceneGraphGenerationPipeline": "pipeline_scene_graph_generation",
+    "ImageToTextPipeline": "pipelines.image_to_text",
+    "VisualQuestionAnsweringPipeline": "pipelines.visual_question_answering",
+    "SceneGraphGenerationPipeline": "pipelines.scene_graph_generation",
 }
 
 __all__ = ["__version__", "default_checkpoint", *_MODULES]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From pictures and questions to answers: the best of them, and where the model looked."""
 
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from transformers.image_utils import ImageInput
 
-from .modeling.modeling_question_answering import ButdForQuestionAnswering
+from .modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 from .modeling.processing_butd import ButdProcessor
 
 

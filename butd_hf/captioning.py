@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From pictures to captions: words, and for each of them where the model looked."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Model cards: what a checkpoint is, how it was made and how well it does, from what its run wrote down."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From pictures to objects and regions: what the detection and segmentation models found, in pixels."""
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from transformers.image_utils import ImageInput
 from .metrics.average_precision import COMMON_BOXES, average_precision
 from .metrics.regions import region_recall
 from .modeling.image_processing_butd import ButdImageProcessor
-from .modeling.post_processing_butd import ButdPastedObject, pasted_objects
+from .modeling.post_processing import ButdPastedObject, pasted_objects
 
 
 EVALUATION_THRESHOLD = 0.01  # AP counts all that is found; what scores less changes it by less than its noise

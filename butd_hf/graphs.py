@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scene graphs in forms that people use: networkx, Graphviz's DOT, JSON and sentences."""
 
 import json

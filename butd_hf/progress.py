@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progress bars of long runs: what is done, how fast, and how long it will take."""
 
 from rich.console import Console

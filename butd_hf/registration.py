@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Makes transformers know this package: its Auto classes, its pipelines, and the code that travels with checkpoints.
 
@@ -27,7 +28,7 @@ CLASSES = {
     "AutoConfig": ("configuration_butd.ButdConfig",),
     "AutoModel": (
         "modeling_butd.ButdModel",
-        "modeling_regions.ButdRegionModel",
+        "modeling_regions_butd.ButdRegionModel",
         "modeling_scene_graph_butd.ButdForSceneGraphGeneration",
     ),
     "AutoModelForImageTextToText": ("modeling_butd.ButdForConditionalGeneration",),
@@ -35,7 +36,7 @@ CLASSES = {
     "AutoModelForImageSegmentation": ("modeling_detection_butd.ButdForInstanceSegmentation",),
     "AutoModelForInstanceSegmentation": ("modeling_detection_butd.ButdForInstanceSegmentation",),
     "AutoModelForObjectDetection": ("modeling_detection_butd.ButdForObjectDetection",),
-    "AutoModelForVisualQuestionAnswering": ("modeling_question_answering.ButdForQuestionAnswering",),
+    "AutoModelForVisualQuestionAnswering": ("modeling_question_answering_butd.ButdForQuestionAnswering",),
     "AutoImageProcessor": ("image_processing_butd.ButdImageProcessor",),
     "AutoProcessor": ("processing_butd.ButdProcessor",),
 }
@@ -60,21 +61,21 @@ class PipelineTask:
 
 
 TASKS = {
-    "image-to-text": PipelineTask("pipeline_image_to_text.ImageToTextPipeline", ("AutoModelForImageTextToText",)),
+    "image-to-text": PipelineTask("pipelines.image_to_text.ImageToTextPipeline", ("AutoModelForImageTextToText",)),
     "visual-question-answering": PipelineTask(
-        "pipeline_visual_question_answering.VisualQuestionAnsweringPipeline",
+        "pipelines.visual_question_answering.VisualQuestionAnsweringPipeline",
         ("AutoModelForVisualQuestionAnswering",),
         aliases=("vqa",),
     ),
     "scene-graph-generation": PipelineTask(
-        "pipeline_scene_graph_generation.SceneGraphGenerationPipeline", ("AutoModel",), modality="image"
+        "pipelines.scene_graph_generation.SceneGraphGenerationPipeline", ("AutoModel",), modality="image"
     ),
 }
 
 
 def resolve(reference: str) -> type:
     """The class that a `module.Class` of butd_hf.modeling means."""
-    module, name = reference.split(".")
+    module, _, name = reference.rpartition(".")
     return getattr(import_module(f"{MODELING}.{module}"), name)
 
 
@@ -181,7 +182,7 @@ def _let_code_travel(module: ModuleType) -> None:
     """Makes `save_pretrained` of the module's registered classes copy their code into the checkpoint."""
     for auto_class, references in CLASSES.items():
         for reference in references:
-            module_name, name = reference.split(".")
+            module_name, _, name = reference.rpartition(".")
             if module.__name__ == f"{MODELING}.{module_name}":
                 getattr(module, name).register_for_auto_class(auto_class)
 
@@ -194,7 +195,7 @@ ON_IMPORT: dict[str, Callable[[ModuleType], None]] = {
     f"{AUTO}.processing_auto": _register_processor,
     "transformers.pipelines": _register_tasks,
     **{
-        f"{MODELING}.{reference.split('.')[0]}": _let_code_travel
+        f"{MODELING}.{reference.rpartition('.')[0]}": _let_code_travel
         for references in CLASSES.values()
         for reference in references
     },

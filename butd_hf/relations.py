@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From tables of annotated graphs to what a scene graph model takes, and from what it returns to what is scored."""
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert
 
 from .metrics.graph_recall import CUTOFFS, SAME_OBJECT
-from .modeling.frequency_prior import ButdFrequencyPrior
+from .modeling.heads.frequency_prior import ButdFrequencyPrior
 from .modeling.image_processing_butd import ButdImageProcessor
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Time the way from a picture to its caption against the model's own backbone:
 
@@ -39,10 +40,10 @@ from transformers.utils import logging
 
 import butd_hf
 from butd_hf.metrics.graph_recall import GraphRecall
-from butd_hf.modeling.bottom_up_butd import ButdBottomUp
+from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
-from butd_hf.modeling.outputs_butd import ButdEncoderOutput
+from butd_hf.modeling.outputs import ButdEncoderOutput
 from butd_hf.modeling.processing_butd import ButdProcessor
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Time the published bottom-up detector's ways to compute, and measure how far they are from the plain one:
 
@@ -28,7 +29,7 @@ from transformers import HfArgumentParser
 from transformers.utils import logging
 
 import butd_hf
-from butd_hf.modeling.bottom_up_butd import ButdBottomUp
+from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
 

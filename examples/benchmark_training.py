@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Measure what training costs: rewards of self-critical training, and the memory that gradient checkpointing saves:
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Do learned regions help the one who looks? Trains the same decoder on the same captions with each selector, with
 several seeds, and prints one table of CIDEr beside the decoder's time and memory:

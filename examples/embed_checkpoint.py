@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Make a trained checkpoint the package's embedded default of a task, with its card:
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Estimate how long training takes, from floating point operations that are counted and rates that are assumed:
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Extract the regions of many pictures, in several processes:
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 How many objects the best 36 regions of an image cover, by learned regions and by what needs no training:
 

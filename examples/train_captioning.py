@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Train an image captioning model, with a frozen backbone whose regions are computed once:
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Train an object detector, whose proposals are the learned regions of all other tasks:
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Train a scene graph model, which says how the objects of a picture are related:
 

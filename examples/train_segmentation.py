@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Train an instance segmenter, from a detector that `examples/train_detection.py` trained:
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Train a model that answers questions about pictures, with a frozen bottom-up half whose regions are computed once:
 

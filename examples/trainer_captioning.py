@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Fine-tune a captioner with transformers' own `Seq2SeqTrainer`:
 

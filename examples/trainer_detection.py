@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Fine-tune an object detector with transformers' own `Trainer`:
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Fine-tune a scene graph model with transformers' own `Trainer`, on objects that are known (predicate classification):
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Fine-tune a model that answers questions with transformers' own `Trainer`:
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What does looking add to asking? Trains the same model on the question alone, on the picture alone, on the cells of a
 grid and on learned regions, with several seeds, and prints one table:

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Templates of model cards, and the filled cards of the embedded checkpoints."""

@@ -1,16 +1,4 @@
-# Copyright 2026 The butd_hf authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Pictures in, pixel values out: the one place that touches files, colour modes, orientation and bit depth."""
 
 from typing import Any, ClassVar
@@ -25,8 +13,9 @@ from transformers.image_utils import ChannelDimension, ImageInput, PILImageResam
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, auto_docstring
 
-from .annotations_butd import labels_of_annotations, unpadded_sizes
-from .pictures_butd import (
+from .annotations import labels_of_annotations, unpadded_sizes
+from .faster_rcnn_resizing import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
+from .images import (
     KINDS,
     channels_first,
     decode_picture,
@@ -36,9 +25,8 @@ from .pictures_butd import (
     finite_pixels,
     on_white,
 )
-from .post_processing_butd import objects_in_pixels, segments_in_pixels
+from .post_processing import objects_in_pixels, segments_in_pixels
 from .post_processing_scene_graph import graphs_in_pixels
-from .resizing_faster_rcnn import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
 
 
 class ButdImageProcessorKwargs(ImagesKwargs, total=False):

@@ -1,16 +1,4 @@
-# Copyright 2026 The butd_hf authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Bottom-Up Top-Down attention models: the image proposes regions, the task attends to them."""
 
 from typing import TYPE_CHECKING, ClassVar
@@ -24,18 +12,18 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
-from .bottom_up_butd import ButdBottomUp
+from .bottom_up.bottom_up import ButdBottomUp
 from .configuration_butd import ButdConfig
-from .outputs_butd import ButdConditionalGenerationOutput, ButdEncoderOutput, ButdModelOutput
-from .regions_butd import ButdRegions, ready_regions
-from .top_down_gru import ButdGruDecoder
-from .top_down_lstm import ButdLstmDecoder
-from .top_down_transformer import ButdTransformerDecoder
-from .word_repetition_butd import ButdUniqueWordsLogitsProcessor
+from .outputs import ButdConditionalGenerationOutput, ButdEncoderOutput, ButdModelOutput
+from .regions import ButdRegions, ready_regions
+from .top_down.gru import ButdGruDecoder
+from .top_down.lstm import ButdLstmDecoder
+from .top_down.transformer import ButdTransformerDecoder
+from .word_repetition import ButdUniqueWordsLogitsProcessor
 
 
 if TYPE_CHECKING:  # not needed here, but files imported by this one are copied into checkpoints with it
-    from .pipeline_image_to_text import ImageToTextPipeline as ImageToTextPipeline
+    from .pipelines.image_to_text import ImageToTextPipeline as ImageToTextPipeline
 
 TOP_DOWN_DECODERS = {"transformer": ButdTransformerDecoder, "lstm": ButdLstmDecoder, "gru": ButdGruDecoder}
 

@@ -1,16 +1,4 @@
-# Copyright 2026 The butd_hf authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Detection and instance segmentation: the image proposes regions, the task refines them into objects."""
 
 from typing import ClassVar
@@ -20,18 +8,18 @@ from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .bottom_up_butd import ButdBottomUp
-from .bottom_up_rpn import ButdBottomUpOutput
-from .boxes_butd import clip_boxes
+from .bottom_up.bottom_up import ButdBottomUp
+from .bottom_up.feature_pyramid import with_rows
+from .bottom_up.mask_head import ButdMaskHead
+from .bottom_up.rpn import ButdBottomUpOutput
+from .boxes import clip_boxes
 from .configuration_butd import ButdConfig
-from .feature_pyramid import with_rows
-from .losses_detection import ButdSetLoss, mask_losses
-from .mask_head import ButdMaskHead
+from .losses.detection import ButdSetLoss, mask_losses
+from .losses.targets import ButdTarget, prepare_targets
 from .modeling_butd import ButdPreTrainedModel
-from .outputs_butd import ButdInstanceSegmentationOutput, ButdObjectDetectionOutput
-from .regions_butd import join_regions
-from .targets_butd import ButdTarget, prepare_targets
-from .top_down_detection import ButdDetectionDecoder, ButdDetectionDecoderOutput, centred
+from .outputs import ButdInstanceSegmentationOutput, ButdObjectDetectionOutput
+from .regions import join_regions
+from .top_down.detection import ButdDetectionDecoder, ButdDetectionDecoderOutput, centred
 
 
 def with_no_object(logits: torch.Tensor) -> torch.Tensor:

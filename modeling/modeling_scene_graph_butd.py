@@ -1,16 +1,4 @@
-# Copyright 2026 The butd_hf authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """Scene graphs: the image proposes regions, the task names them and finds how they are related."""
 
 from collections.abc import Iterable
@@ -21,9 +9,9 @@ from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .bottom_up_butd import ButdBottomUp
+from .bottom_up.bottom_up import ButdBottomUp
 from .configuration_butd import ButdConfig
-from .losses_scene_graph import (
+from .losses.scene_graph import (
     ButdGraphTarget,
     match_objects,
     object_loss,
@@ -32,15 +20,15 @@ from .losses_scene_graph import (
     relation_losses,
     required_pairs,
 )
+from .losses.targets import prepare_targets
 from .modeling_butd import ButdPreTrainedModel
-from .outputs_butd import ButdSceneGraphGenerationOutput
-from .regions_butd import ButdRegions
-from .targets_butd import prepare_targets
-from .top_down_scene_graph import CERTAIN_LOGIT, ButdObjectHead, ButdPairs, ButdSceneGraphDecoder
+from .outputs import ButdSceneGraphGenerationOutput
+from .regions import ButdRegions
+from .top_down.scene_graph import CERTAIN_LOGIT, ButdObjectHead, ButdPairs, ButdSceneGraphDecoder
 
 
 if TYPE_CHECKING:  # not needed here, but files imported by this one are copied into checkpoints with it
-    from .pipeline_scene_graph_generation import SceneGraphGenerationPipeline as SceneGraphGenerationPipeline
+    from .pipelines.scene_graph_generation import SceneGraphGenerationPipeline as SceneGraphGenerationPipeline
 
 
 # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models

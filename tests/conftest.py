@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every test shares: no network, one thread, fixed seeds, and a tiny checkpoint."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From outputs to objects on pixels, and to what an evaluation keeps of them."""
 
 from types import SimpleNamespace
@@ -10,9 +11,9 @@ from scipy.ndimage import map_coordinates
 
 from butd_hf import ButdImageProcessor
 from butd_hf.detection import box_of, predictions_of, read_objects, run_lengths, run_lengths_of
-from butd_hf.modeling.outputs_butd import ButdInstanceSegmentationOutput
-from butd_hf.modeling.post_processing_butd import ButdPastedObject, paste_mask
-from butd_hf.modeling.regions_butd import ButdRegions
+from butd_hf.modeling.outputs import ButdInstanceSegmentationOutput
+from butd_hf.modeling.post_processing import ButdPastedObject, paste_mask
+from butd_hf.modeling.regions import ButdRegions
 
 
 SIZES = [(40, 30), (33, 57)]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scene graphs as networkx, DOT, JSON and text."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures that nobody takes and somebody sends, through the pipeline with the embedded default."""
 
 import PIL.Image

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the README shows works as it stands there."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint folder works by itself, in an interpreter that knows nothing of this package."""
 
 import filecmp

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trained checkpoints small enough to come with the package: a pipeline without a `model` uses them, offline."""
 
 from pathlib import Path

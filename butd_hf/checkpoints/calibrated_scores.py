@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores that mean what they say: of the objects that score 0.9, nine in ten are right."""
 
 from collections.abc import Iterable, Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights at half their size on disk."""
 
 import json

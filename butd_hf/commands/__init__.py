@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line, `butd-hf`: a file per command, or per few that share their work."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A question answering checkpoint, loaded, and many questions run through it."""
 
 from collections.abc import Iterator, Sequence
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 
 from ..detection import prepare_pictures
-from ..modeling.modeling_question_answering import ButdForQuestionAnswering
+from ..modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 from ..modeling.processing_butd import ButdProcessor
 from .detector import analyse
 from .loading import load_checkpoint

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`butd-hf ask`: photographs and a question in, answers out."""
 
 from pathlib import Path
@@ -43,7 +44,7 @@ def ask(
     drawings = drawing_files(draw, len(sources))
 
     from ..answering import answer_questions
-    from ..modeling.modeling_question_answering import ButdForQuestionAnswering
+    from ..modeling.modeling_question_answering_butd import ButdForQuestionAnswering
     from ..modeling.processing_butd import ButdProcessor
     from .detector import analyse
     from .loading import load_checkpoint

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`butd-hf caption`: photographs in, captions out."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What commands print: results on the standard output, everything else on the standard error."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`butd-hf convert`: published checkpoints in, checkpoints of this package out."""
 
 from pathlib import Path

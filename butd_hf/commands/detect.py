@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`butd-hf detect`, `butd-hf segment` and `butd-hf regions`: photographs in, boxes and masks out."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A detection or segmentation checkpoint, loaded, and many pictures run through it."""
 
 from collections.abc import Callable, Iterator, Sequence

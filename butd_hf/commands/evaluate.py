@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`butd-hf evaluate`: how well a checkpoint does its task on annotated pictures."""
 
 import math

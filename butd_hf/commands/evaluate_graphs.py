@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`butd-hf evaluate scene-graph`: how many annotated relations a checkpoint finds."""
 
 from dataclasses import replace

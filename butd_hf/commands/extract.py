@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`butd-hf extract`: photographs in, a store of their regions out."""
 
 from enum import Enum

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`butd-hf features`: feature files of other projects into a store, and back."""
 
 from enum import Enum

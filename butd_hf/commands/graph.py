@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`butd-hf graph`: photographs in, objects and the relations between them out."""
 
 from pathlib import Path
@@ -50,7 +51,7 @@ def graph(
     sources, drawings = sources_and_drawings(photos, draw)
 
     from ..modeling.modeling_scene_graph_butd import ButdForSceneGraphGeneration
-    from ..modeling.pipeline_scene_graph_generation import SceneGraphGenerationPipeline
+    from ..modeling.pipelines.scene_graph_generation import SceneGraphGenerationPipeline
     from .detector import analyse
     from .loading import load_checkpoint
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints and devices, as the commands name them."""
 
 from typing import Any

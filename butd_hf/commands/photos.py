@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From what the user names to photographs: files, folders, patterns and URLs."""
 
 import glob

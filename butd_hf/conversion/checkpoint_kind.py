@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a converter is: how it knows its checkpoints, and what it makes of them."""
 
 from collections.abc import Callable, Collection

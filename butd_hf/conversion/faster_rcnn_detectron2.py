@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bottom-up detectors of the ports to detectron2, such as `unc-nlp/frcnn-vg-finetuned`: background last."""
 
 from collections.abc import Collection

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bottom-up detectors of MILVLG's port, which keeps the conventions of the Caffe code: background first."""
 
 from collections.abc import Collection

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every kind of checkpoint that can be converted: a file for its converter, and a line here."""
 
 from . import faster_rcnn_detectron2, faster_rcnn_milvlg, question_answering, up_down_captioner

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pickles of other projects, read without running anything that they ask for."""
 
 import argparse

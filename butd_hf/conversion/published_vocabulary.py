@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vocabularies that lie beside published captioners, and tokenizers that read and write their words."""
 
 import json

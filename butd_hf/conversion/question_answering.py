@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VQA models of hengyuan-hu's PyTorch port (`bottom-up-attention-vqa`), `baseline0` and `baseline0_newatt`."""
 
 import json
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
 from ..modeling.modeling_butd import ButdModel
-from ..modeling.modeling_question_answering import ButdForQuestionAnswering
+from ..modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 from ..modeling.processing_butd import ButdProcessor
 from .checkpoint_kind import CheckpointKind, ConversionOptions, ConvertedCheckpoint
 from .pickles import PickleError, read_pickle

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of other projects as they lie on a disk: tensors by name, and what else their file holds."""
 
 import pickle

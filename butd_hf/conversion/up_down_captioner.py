@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Up-Down captioners of ruotianluo's PyTorch port (`ImageCaptioning.pytorch`, `self-critical.pytorch`)."""
 
 from collections.abc import Collection, Mapping

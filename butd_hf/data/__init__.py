@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data in: caption and question files, their tokenizers, and stored regions. Names are imported when first used."""
 
 from importlib import import_module

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers to questions: their official spelling, how much each counts, and the vocabulary of a data set."""
 
 import re

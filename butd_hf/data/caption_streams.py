@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images with captions that are read one after another: WebDataset shards, and whatever `datasets` can stream."""
 
 from collections.abc import Iterable

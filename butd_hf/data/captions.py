@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Caption data sets: three common file layouts, one table of images and their captions."""
 
 import json

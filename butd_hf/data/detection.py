@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection data sets: COCO-format JSON files as one table of images, their boxes and their masks."""
 
 import json
@@ -8,7 +9,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 from faster_coco_eval.core import mask as coco_masks
 
-from ..modeling.annotations_butd import clipped_corners, decode_segmentation
+from ..modeling.annotations import clipped_corners, decode_segmentation
 from .flaws import Flaws, require_files
 
 

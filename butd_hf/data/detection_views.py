@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Views of annotated images: what changes a picture changes its boxes and masks alike."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running a bottom-up model over many images, once: what is where does not depend on how many processes do it."""
 
 import json

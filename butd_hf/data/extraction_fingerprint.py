@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All that extracted regions depend on, so that a store is used as long as none of it has changed, and no longer."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong with data: an error if nothing may be, else left out, counted and named."""
 
 import logging

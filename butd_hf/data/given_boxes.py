@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boxes that the user gives instead of those that a selector would find."""
 
 import hashlib

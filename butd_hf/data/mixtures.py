@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several data sets as one, in given shares."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which questions of a table can be learned from, or scored."""
 
 from collections.abc import Collection

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Question answering data sets: five file layouts, one table of questions, their images and their answers."""
 
 import importlib.util

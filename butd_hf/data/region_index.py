@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the regions of an image lie in a store: an index on disk, whose size memory does not feel."""
 
 import os

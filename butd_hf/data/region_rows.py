@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A row of a region store: the regions of one view of one image, as arrays and as bytes."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing a region store: shards of equal numbers of images, each beside its place and then renamed."""
 
 import json

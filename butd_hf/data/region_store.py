@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Regions computed once and read many times: one store for training, for feature files and for everybody's code."""
 
 import json

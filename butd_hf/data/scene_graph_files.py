@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layouts that scene graphs are published in, read as they are."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scene graph data sets: five file layouts, one table of images, their objects and the relations between them."""
 
 from collections import Counter

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts of a data set by name."""
 
 from datasets import Dataset

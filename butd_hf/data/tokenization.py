@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Caption tokenizers: trained on a handful of captions or on millions, saved as stock `transformers` tokenizers."""
 
 from collections.abc import Iterable, Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Views of an image: the same picture mirrored, cropped or recoloured, and what that does to words about sides."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures: what the model saw and where it looked."""
 
 from .caption import check_figure_file, draw_caption, save_figure

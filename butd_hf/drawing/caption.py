@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A caption explained: the picture with its regions, and for each word where the model looked."""
 
 import math

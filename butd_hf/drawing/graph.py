@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A scene graph beside its picture: boxes and nodes share numbers and colours."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heat maps: attention over regions, spread over the picture."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects on a picture: boxes with their names, masks as translucent overlays."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Regions on a picture, numbered by saliency."""
 
 import numpy as np

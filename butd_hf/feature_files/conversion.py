@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From any feature files to any other, and into and out of the region store, image by image."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every kind of feature file says of an image, and how it is checked."""
 
 from collections.abc import Callable

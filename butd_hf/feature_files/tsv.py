@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The Bottom-Up TSV: a line per image, arrays as base64 of float32.
 

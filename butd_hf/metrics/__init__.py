@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics of captions without Java, boxes and masks, regions, answers and scene graphs."""
 
 from importlib import import_module

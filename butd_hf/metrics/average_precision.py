@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO's average precision of boxes and masks, computed by faster-coco-eval."""
 
 from collections import Counter

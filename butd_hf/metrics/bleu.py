@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BLEU (Papineni et al., 2002) as coco-caption computes it.
 
 What is particular to coco-caption: the brevity penalty uses the reference length closest to the caption's, the shorter

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The caption scores behind the interface of the `evaluate` library."""
 
 from collections.abc import Sequence

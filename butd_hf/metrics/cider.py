@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CIDEr and CIDEr-D (Vedantam et al., 2015): how much a caption says what people say about the image.
 
 A caption is a vector of TF-IDF weights per n-gram length; the score is ten times its cosine to the references' ones,

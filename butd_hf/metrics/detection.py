@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Average precision behind the interface of the `evaluate` library."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captions that break off: "a man in a" scores well word by word, and says nothing at its end."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many annotated relations are among the best that were found: the recalls of scene graphs, vectorised."""
 
 from collections.abc import Iterable, Mapping, Sequence

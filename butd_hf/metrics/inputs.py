@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a caption metric accepts, and what it says about anything else."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """METEOR (Denkowski and Lavie, 2014) through pycocoevalcap, which wraps the authors' Java program."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counting n-grams of a tokenised caption."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How right answers to questions about pictures are, as a table and behind the interface of the `evaluate` library."""
 
 from collections import defaultdict

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many annotated objects the best regions of an image cover, whatever their class."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROUGE-L (Lin, 2004) as coco-caption computes it: the best precision and the best recall over the references."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recalls of scene graphs behind the interface of the `evaluate` library."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of caption scores, computed from raw captions."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Penn-Treebank-style caption tokenizer that needs no Java.
 
 The field's caption scores are computed on the output of Stanford CoreNLP 3.4.1's `PTBTokenizer -preserveLines

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """WUPS (Malinowski and Fritz, NIPS 2014): how near answers are in WordNet, for sets of answers."""
 
 import importlib.util

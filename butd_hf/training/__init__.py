@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop that all tasks share, and the tasks. Names are imported when first used."""
 
 from importlib import import_module

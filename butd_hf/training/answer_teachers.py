@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trained models that agree on an answer, to learn from where nobody gave one."""
 
 from collections.abc import Sequence
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..modeling.modeling_question_answering import ButdForQuestionAnswering
+from ..modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 from ..modeling.processing_butd import ButdProcessor
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order in which training meets its examples."""
 
 from collections.abc import Iterator, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bottom-up half of one checkpoint as the beginning of another model."""
 
 from safetensors.torch import load_file

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images with captions to learn from or to score: from a table, or one after another from a stream."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The captioning task: images or stored regions with their captions in, generated captions scored."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The detection and segmentation tasks: pictures with boxes and masks in, average precision out."""
 
 import json
@@ -16,7 +17,7 @@ from ..data.detection import label_names
 from ..data.detection_views import DetectionAugmentation, Sample, read_sample, seeded
 from ..detection import prediction_line, predictions_of, score_predictions
 from ..metrics.average_precision import COMMON_BOXES
-from ..modeling.annotations_butd import build_labels, unpadded_sizes
+from ..modeling.annotations import build_labels, unpadded_sizes
 from ..progress import images_progress
 from .example_table import ExampleTable
 from .task import Task

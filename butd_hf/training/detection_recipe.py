@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the training scripts of detection and segmentation share: their options, and what these build."""
 
 from dataclasses import asdict, dataclass, field

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much carbon dioxide a run causes, by the estimate of codecarbon, if that is installed."""
 
 import json

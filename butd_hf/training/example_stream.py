@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Examples read one after another, of which nobody knows how many there are."""
 
 from abc import ABC, abstractmethod

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Examples by their place in a table, the broken ones passed over or an error."""
 
 import logging

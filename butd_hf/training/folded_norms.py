@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frozen batch norms as part of the convolutions before them: nothing is written to memory twice."""
 
 from itertools import pairwise

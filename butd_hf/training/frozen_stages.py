@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frozen first stages of a backbone, run once per view of an image instead of once per epoch."""
 
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from ..data.region_store import StoredRegions
-from ..modeling.regions_butd import ButdRegions
+from ..modeling.regions import ButdRegions
 
 
 def pass_through(hidden_states: torch.Tensor) -> torch.Tensor:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run says: to the console, to its metrics file and to trackers; and what it causes."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a run is, as its checkpoints hold it."""
 
 from dataclasses import asdict, dataclass, fields

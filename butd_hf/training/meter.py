@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Means and speeds since the last line in the log."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is trained and how fast: parameter groups, frozen stages, courses of the learning rate, weight averages."""
 
 from typing import Any

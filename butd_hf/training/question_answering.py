@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The question answering task: images or stored regions with questions in, the best answers scored."""
 
 import json

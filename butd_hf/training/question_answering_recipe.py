@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the command line of VQA training can say, and what is built from it."""
 
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from ..data.tokenization import train_tokenizer
 from ..data.views import Augmentation, load_image, views_of
 from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
-from ..modeling.modeling_question_answering import ButdForQuestionAnswering
+from ..modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 from ..modeling.processing_butd import ButdProcessor
 from .answer_teachers import AnswerTeachers
 from .arguments import LoopArguments

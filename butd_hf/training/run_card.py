@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model card that a run writes beside its best weights."""
 
 from pathlib import Path

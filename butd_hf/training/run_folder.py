@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of a run: what was asked for, what ran, and how it went."""
 
 import importlib.metadata

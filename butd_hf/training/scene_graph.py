@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scene graph task: annotated objects, with pictures or without, in; recalls of their relations out."""
 
 import json

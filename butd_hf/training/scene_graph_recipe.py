@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the command line of scene graph training can say, and what is built from it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Self-critical training of captions: the model is rewarded for whole captions that score well."""
 
 from typing import Any, Literal, get_args

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What varies little from picture to picture is heard from the first step of training, too."""
 
 import itertools
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from ..data.region_store import RegionStore
-from ..modeling.modeling_question_answering import ButdForQuestionAnswering
+from ..modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 
 
 STANDARDIZING_IMAGES = 256  # enough to know the mean and variance of each number

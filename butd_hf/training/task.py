@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a task brings to the training loop."""
 
 from abc import ABC, abstractmethod

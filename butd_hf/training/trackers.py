@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Experiment trackers by accelerate: TensorBoard, Weights & Biases and others that it knows."""
 
 import math

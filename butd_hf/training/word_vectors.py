@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Words that mean much the same begin alike: embeddings of labels and tokens from word vectors in a text file."""
 
 import re

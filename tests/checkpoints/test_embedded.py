@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the embedded checkpoints are there for: the first thing that a newcomer tries works, offline."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded checkpoint that makes scene graphs."""
 
 import json

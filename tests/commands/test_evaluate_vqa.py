@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import json
 
 import pytest
@@ -6,7 +7,7 @@ from typer.testing import CliRunner
 
 from butd_hf.commands import app
 from butd_hf.metrics.question_answering import score_answers
-from butd_hf.modeling.modeling_question_answering import ButdForQuestionAnswering
+from butd_hf.modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 from butd_hf.modeling.processing_butd import ButdProcessor
 
 

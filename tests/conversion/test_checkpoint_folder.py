@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The way from a file to a checkpoint folder, with a kind of checkpoint made for these tests."""
 
 import pickle

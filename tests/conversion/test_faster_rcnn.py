@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Published detectors, made up with their names, shapes and order, against what they compute."""
 
 import pickle
@@ -12,7 +13,7 @@ from butd_hf.conversion.checkpoint_folder import ConversionError, convert_checkp
 from butd_hf.conversion.checkpoint_kind import ConversionOptions
 from butd_hf.conversion.faster_rcnn_weights import published_name
 from butd_hf.modeling.configuration_butd import ButdConfig
-from butd_hf.modeling.modeling_regions import ButdRegionModel
+from butd_hf.modeling.modeling_regions_butd import ButdRegionModel
 
 
 LABELS, ATTRIBUTES, RPN, CHANNELS, LAYERS = 5, 3, 6, (4, 4, 8, 8), (1, 2, 1, 1)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """hengyuan-hu's VQA models: synthetic checkpoints under the port's names, against its forward pass written out."""
 
 import json

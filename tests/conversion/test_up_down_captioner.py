@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ruotianluo's Up-Down: synthetic checkpoints under the port's names, against its forward pass written out."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import json
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from butd_hf.data import extraction
 from butd_hf.data.flaws import BrokenSampleError
 from butd_hf.data.given_boxes import GivenBoxes
 from butd_hf.data.region_store import RegionStore, RegionStoreError, extract_regions
-from butd_hf.modeling.regions_butd import ButdRegions
+from butd_hf.modeling.regions import ButdRegions
 from butd_hf.training.captioning import collate_regions
 
 

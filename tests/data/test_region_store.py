@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import json
 import multiprocessing
 import pickle
@@ -22,7 +23,7 @@ from butd_hf.data.region_store import (
     extract_regions,
 )
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
-from butd_hf.modeling.regions_butd import ButdRegions
+from butd_hf.modeling.regions import ButdRegions
 
 
 class GridProcessor:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drawing of a scene graph: nothing covers what has to be read."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle

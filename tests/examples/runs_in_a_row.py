@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Trains captioners one after another in this process, and kills it where the test says so:
 

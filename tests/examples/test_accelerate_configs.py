@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The configurations of accelerate, and the estimate that goes with them."""
 
 import json

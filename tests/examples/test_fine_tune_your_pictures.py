@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tutorial, command by command, on pictures of one colour each."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captioners trained by one and by two processes, some of them killed: what is left, and what comes of it."""
 
 import json

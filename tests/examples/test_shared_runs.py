@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every task learns from two processes what it learns from one with batches twice as large."""
 
 import json

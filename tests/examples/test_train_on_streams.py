@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captioners trained on shards: what they learn from, how often they fall over, and that they go on all the same."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import json
 import runpy
 import sys
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 import butd_hf
 from butd_hf.commands import app
-from butd_hf.modeling.frequency_prior import ButdFrequencyPrior
+from butd_hf.modeling.heads.frequency_prior import ButdFrequencyPrior
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

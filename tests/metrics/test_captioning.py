@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of scores, and the same behind the interface of the `evaluate` library."""
 
 import math

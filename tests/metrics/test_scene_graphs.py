@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recalls of scene graphs, held to a slow and literal derivation."""
 
 from collections import defaultdict

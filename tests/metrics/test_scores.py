@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BLEU, ROUGE-L and CIDEr against pycocoevalcap on the same tokens, and their properties."""
 
 import math

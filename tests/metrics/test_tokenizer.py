@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tokenizer against literals verified with the Java program and, where Java exists, against the program itself."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 transformers' own model tests, applied to the models that find objects and masks.
 

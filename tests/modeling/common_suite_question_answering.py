@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 transformers' own model tests, applied to question answering.
 
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoModelForVisualQuestionAnswering
 from transformers.models.auto import modeling_auto
 
 from butd_hf.modeling.configuration_butd import ButdConfig
-from butd_hf.modeling.modeling_question_answering import ButdForQuestionAnswering
+from butd_hf.modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 
 from ...test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 

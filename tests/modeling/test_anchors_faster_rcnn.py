@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from butd_hf.modeling.anchors_faster_rcnn import cell_anchors, clip_to_image, grid_anchors, move_boxes
+from butd_hf.modeling.bottom_up.faster_rcnn_anchors import cell_anchors, clip_to_image, grid_anchors, move_boxes
 
 
 def caffe_anchors() -> np.ndarray:

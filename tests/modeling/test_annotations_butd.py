@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
 import torch
 from faster_coco_eval.core import mask as coco_masks
 from torchvision.ops import box_convert
 
-from butd_hf.modeling.annotations_butd import decode_segmentation
+from butd_hf.modeling.annotations import decode_segmentation
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bottom-up half, over families of backbones that differ in what their feature maps look like."""
 
 import functools
@@ -5,10 +6,10 @@ import functools
 import pytest
 import torch
 
-from butd_hf.modeling.bottom_up_butd import SELECTORS, ButdBottomUp
-from butd_hf.modeling.bottom_up_rpn import ButdRpnSelector
+from butd_hf.modeling.bottom_up.bottom_up import SELECTORS, ButdBottomUp
+from butd_hf.modeling.bottom_up.rpn import ButdRpnSelector
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
-from butd_hf.modeling.regions_butd import ButdRegions
+from butd_hf.modeling.regions import ButdRegions
 
 
 # plain, residual, mobile, modern convolution; windowed attention with channels last; plain attention; searched designs

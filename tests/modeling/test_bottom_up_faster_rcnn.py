@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published detector as a whole: proposals against a transcription, and what the seam promises."""
 
 import math
@@ -9,11 +10,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 import butd_hf
-from butd_hf.modeling import proposals_faster_rcnn
-from butd_hf.modeling.bottom_up_butd import ButdBottomUp
+from butd_hf.modeling.bottom_up import faster_rcnn_proposals as proposals_faster_rcnn
+from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
+from butd_hf.modeling.bottom_up.faster_rcnn_proposals import ButdFasterRcnnProposals
+from butd_hf.modeling.bottom_up.faster_rcnn_selection import select_by_best_class, select_by_class
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
-from butd_hf.modeling.proposals_faster_rcnn import ButdFasterRcnnProposals
-from butd_hf.modeling.selection_faster_rcnn import select_by_best_class, select_by_class
 
 
 VARIANTS = ["caffe", "detectron2"]

@@ -1,14 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
 """The learned selector: its pyramid, its proposals, how cells are assigned, and captions on top of it."""
 
 import pytest
 import torch
 
-from butd_hf.modeling.bottom_up_butd import ButdBottomUp
+from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
+from butd_hf.modeling.bottom_up.feature_pyramid import ButdPyramid, join_pyramids, pool_pyramid
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig, ButdConfig
-from butd_hf.modeling.feature_pyramid import ButdPyramid, join_pyramids, pool_pyramid
-from butd_hf.modeling.losses_proposals import assign_cells
+from butd_hf.modeling.losses.proposals import assign_cells
+from butd_hf.modeling.losses.targets import noised_targets, prepare_targets
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
-from butd_hf.modeling.targets_butd import noised_targets, prepare_targets
 
 
 TINY = {"backbone": "test_efficientnet", "num_regions": 8, "min_regions": 3, "fpn_size": 16, "region_head_size": 8}

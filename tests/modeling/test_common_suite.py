@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Runs the tests that transformers applies to each of its own models on this package's (`common_suite_*.py`).
 

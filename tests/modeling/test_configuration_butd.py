@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configurations: what they refuse, and that they survive a trip to disk."""
 
 import pytest

@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
 
-from butd_hf.modeling.feature_pyramid import ButdPyramid, pool_by_products, pool_pyramid
+from butd_hf.modeling.bottom_up.feature_pyramid import ButdPyramid, pool_by_products, pool_pyramid
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """What labels say of relations, against counts made by hand."""
 
 import pytest
 import torch
 
 from butd_hf.modeling.configuration_butd import ButdConfig
-from butd_hf.modeling.frequency_prior import ButdFrequencyPrior
+from butd_hf.modeling.heads.frequency_prior import ButdFrequencyPrior
 
 
 def graph(labels, relations):

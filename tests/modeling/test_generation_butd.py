@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captions by `generate`: every strategy, from pixels, ready regions or images encoded before."""
 
 import copy
@@ -8,7 +9,7 @@ import torch
 
 from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
-from butd_hf.modeling.word_repetition_butd import ButdUniqueWordsLogitsProcessor
+from butd_hf.modeling.word_repetition import ButdUniqueWordsLogitsProcessor
 
 
 BATCH_SIZE, VOCAB_SIZE = 2, 50

@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 import torch
 
+from butd_hf.modeling.bottom_up.faster_rcnn_head import ButdFasterRcnnHead
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
-from butd_hf.modeling.head_faster_rcnn import ButdFasterRcnnHead
 
 
 def head(**kwargs) -> ButdFasterRcnnHead:

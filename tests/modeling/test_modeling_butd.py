@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The models, from pixels or ready regions to losses and captions."""
 
 from unittest import mock

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection and instance segmentation: batches, losses, odd labels, and the way to disk and back."""
 
 import filecmp

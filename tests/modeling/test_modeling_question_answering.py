@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Question answering: what steers it, what must not matter, and what it refuses."""
 
 import pytest

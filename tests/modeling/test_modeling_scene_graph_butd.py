@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scene graph model: what may be given, what comes out, and what it learns from."""
 
 import pytest

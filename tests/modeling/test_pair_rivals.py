@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 import torch
 
-from butd_hf.modeling.frequency_prior import ButdFrequencyPrior, own_counts
-from butd_hf.modeling.pair_rivals import NUM_STANDINGS, pair_standings
+from butd_hf.modeling.heads.frequency_prior import ButdFrequencyPrior, own_counts
+from butd_hf.modeling.heads.pair_rivals import NUM_STANDINGS, pair_standings
 
 
 def test_the_nearest_of_several_with_one_label_has_no_rival():

@@ -1,11 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs worth looking at: the search equals a full table, and ties have one order."""
 
 import pytest
 import torch
 
-from butd_hf.modeling import pair_selection
 from butd_hf.modeling.configuration_butd import ButdTopDownConfig
-from butd_hf.modeling.pair_selection import ButdPairScorer, pair_measures
+from butd_hf.modeling.heads import pair_selection
+from butd_hf.modeling.heads.pair_selection import ButdPairScorer, pair_measures
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adapters of PEFT on the decoder and on the backbone."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From outputs to pixels: scores, boxes, masks, and the stock pipelines that ask for them."""
 
 import PIL.Image
@@ -6,7 +7,7 @@ import torch
 from transformers import pipeline
 
 import butd_hf
-from butd_hf.modeling.outputs_butd import ButdInstanceSegmentationOutput
+from butd_hf.modeling.outputs import ButdInstanceSegmentationOutput
 
 
 PROCESSOR = butd_hf.ButdImageProcessor(size={"height": 64, "width": 64})

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import torch
 
 from butd_hf.modeling.post_processing_scene_graph import are_one_thing, best_relations, same_things, without_repeats

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights in 8 bits by torchao, where it is installed, in every task."""
 
 import pytest
@@ -6,7 +7,7 @@ from torch import nn
 from transformers import TorchAoConfig
 
 import butd_hf
-from butd_hf.modeling.top_down_detection import weight_of
+from butd_hf.modeling.top_down.detection import weight_of
 
 
 def quantized(model_class, folder, config):

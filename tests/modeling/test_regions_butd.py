@@ -1,11 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Regions: how they are ranked, pooled and joined."""
 
 import pytest
 import torch
 from torchvision.ops import nms
 
-from butd_hf.modeling.feature_pyramid import ButdPyramid, pool_pyramid
-from butd_hf.modeling.regions_butd import (
+from butd_hf.modeling.bottom_up.feature_pyramid import ButdPyramid, pool_pyramid
+from butd_hf.modeling.regions import (
     ButdRegions,
     concatenate_regions,
     gather_regions,

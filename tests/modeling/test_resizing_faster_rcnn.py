@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures as the published detectors took them, whichever way they come."""
 
 import math
@@ -7,8 +8,8 @@ import PIL.Image
 import pytest
 import torch
 
+from butd_hf.modeling.faster_rcnn_resizing import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
-from butd_hf.modeling.resizing_faster_rcnn import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
 
 
 SIZE = {"shortest_edge": 60, "longest_edge": 100}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published ResNet against a transcription of it, layer by layer, and its fast ways against its plain one."""
 
 import math
@@ -6,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from butd_hf.modeling.bottom_up.resnet_c4 import ButdResnetC4
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
-from butd_hf.modeling.resnet_c4 import ButdResnetC4
 
 
 def tiny(computation: str = "plain", **kwargs) -> ButdResnetC4:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Selection against the published procedure, written out slowly, on many random cases."""
 
 import numpy as np
@@ -5,8 +6,12 @@ import pytest
 import torch
 from torchvision.ops import nms
 
+from butd_hf.modeling.bottom_up.faster_rcnn_selection import (
+    select_by_best_class,
+    select_by_class,
+    unsuppressed_confidence,
+)
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
-from butd_hf.modeling.selection_faster_rcnn import select_by_best_class, select_by_class, unsuppressed_confidence
 
 
 def config(num_regions: int = 8, min_regions: int = 3, **kwargs) -> ButdBottomUpConfig:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recurrent decoders, on regions of their own making, against the published equations written out."""
 
 import pytest
@@ -6,11 +7,11 @@ from transformers.cache_utils import DynamicCache
 
 from butd_hf.modeling.configuration_butd import ButdConfig, ButdTopDownConfig
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
-from butd_hf.modeling.recurrent_cache_butd import ButdRecurrentCache
-from butd_hf.modeling.regions_butd import ButdRegions
-from butd_hf.modeling.top_down_gru import ButdGruDecoder
-from butd_hf.modeling.top_down_lstm import ButdLstmDecoder
-from butd_hf.modeling.top_down_recurrent import ButdRecurrentDecoder
+from butd_hf.modeling.regions import ButdRegions
+from butd_hf.modeling.top_down.gru import ButdGruDecoder
+from butd_hf.modeling.top_down.lstm import ButdLstmDecoder
+from butd_hf.modeling.top_down.recurrent import ButdRecurrentDecoder
+from butd_hf.modeling.top_down.recurrent_cache import ButdRecurrentCache
 
 
 REGION_SIZE, NUM_REGIONS, VOCAB_SIZE, LENGTH, HIDDEN_SIZE = 12, 5, 40, 6, 16

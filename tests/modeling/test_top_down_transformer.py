@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The transformer decoder, on regions of its own making."""
 
 import pytest
@@ -5,9 +6,9 @@ import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from butd_hf.modeling.configuration_butd import ButdTopDownConfig
-from butd_hf.modeling.outputs_butd import ButdMemory
-from butd_hf.modeling.regions_butd import ButdRegions
-from butd_hf.modeling.top_down_transformer import ButdTransformerDecoder
+from butd_hf.modeling.outputs import ButdMemory
+from butd_hf.modeling.regions import ButdRegions
+from butd_hf.modeling.top_down.transformer import ButdTransformerDecoder
 
 
 REGION_SIZE, NUM_REGIONS, VOCAB_SIZE, LENGTH = 12, 5, 40, 6

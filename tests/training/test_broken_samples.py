@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What cannot be learned from is passed over by every task alike, or stops it."""
 
 import json

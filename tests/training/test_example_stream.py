@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streams of captions: who reads what, where readers go on, and what is passed over."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sets that the command lines of tasks mix in given shares."""
 
 import json

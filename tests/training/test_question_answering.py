@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,7 @@ from butd_hf.data.questions import QUESTION_FEATURES
 from butd_hf.data.views import Augmentation
 from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
-from butd_hf.modeling.modeling_question_answering import ButdForQuestionAnswering
+from butd_hf.modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 from butd_hf.modeling.processing_butd import ButdProcessor
 from butd_hf.training import QuestionAnsweringTask, QuestionDataset
 from butd_hf.training.answer_teachers import AnswerTeachers

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Annotated objects in, labels out: COCO's boxes, polygons and run lengths as what the detection models train on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import torch
+from torchvision.ops import box_convert
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+
+SEGMENTATIONS = "polygons [[x0, y0, x1, y1, ...]], run lengths {'size': [height, width], 'counts': ...}, or None"
+DETECTION = "{'image_id': ..., 'annotations': [{'bbox': [x, y, width, height], 'category_id': ...}]}"
+
+
+def build_labels(
+    class_labels: torch.Tensor,
+    boxes: torch.Tensor,
+    size: tuple[int, int],
+    *,
+    masks: torch.Tensor | None = None,
+    processed_size: tuple[int, int] | None = None,
+    **others: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """
+    Labels of one image, as the detection and segmentation models take them.
+
+    Args:
+        class_labels (`torch.LongTensor` of shape `(num_objects,)`): Class of each object.
+        boxes (`torch.FloatTensor` of shape `(num_objects, 4)`): `x0, y0, x1, y1` in pixels.
+        size (`tuple[int, int]`): Height and width that the boxes and masks refer to.
+        masks (`torch.Tensor` of shape `(num_objects, height, width)`, *optional*): Not zero on each object.
+        processed_size (`tuple[int, int]`, *optional*): Height and width, without padding, that the model sees; masks
+            are resized to it.
+        others: Whatever else belongs to the objects or to the image; passed on.
+
+    Returns:
+        A dict of `class_labels`, `boxes` as `centre x, centre y, width, height` in [0, 1], `masks` of shape
+        `(num_objects, *processed_size)` and dtype uint8 if there are any, and the others.
+    """
+    height, width = size
+    scale = boxes.new_tensor([width, height, width, height])
+    labels = {"class_labels": class_labels, "boxes": box_convert(boxes / scale, "xyxy", "cxcywh")}
+    if masks is not None:
+        masks = (masks != 0).to(torch.uint8)
+        if processed_size is not None and tuple(masks.shape[-2:]) != tuple(processed_size):
+            if len(masks):
+                masks = transforms.resize(masks, list(processed_size), interpolation=InterpolationMode.NEAREST_EXACT)
+            else:
+                masks = masks.new_zeros((0, *processed_size))
+        labels["masks"] = masks  # (num_objects, processed_height, processed_width)
+    return {**labels, **others}
+
+
+def labels_of_annotations(
+    annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    sizes: Sequence[tuple[int, int]],
+    processed_sizes: Sequence[tuple[int, int]],
+    *,
+    return_segmentation_masks: bool = False,
+) -> list[dict[str, torch.Tensor]]:
+    """
+    Labels of a batch of images; see `labels_of_annotation`.
+
+    Raises:
+        ValueError: There is not one annotation for each image, or one of them cannot be read.
+    """
+    annotations = [annotations] if isinstance(annotations, Mapping) else annotations
+    if len(annotations) != len(sizes):
+        raise ValueError(f"annotations: got {len(annotations)} for {len(sizes)} pictures, expected one for each.")
+    return [
+        labels_of_annotation(
+            annotation,
+            tuple(size),
+            processed_size,
+            return_segmentation_masks=return_segmentation_masks,
+            name=f"annotations[{index}]",
+        )
+        for index, (annotation, size, processed_size) in enumerate(
+            zip(annotations, sizes, processed_sizes, strict=True)
+        )
+    ]
+
+
+def labels_of_annotation(
+    target: Mapping[str, Any],
+    size: tuple[int, int],
+    processed_size: tuple[int, int],
+    *,
+    return_segmentation_masks: bool = False,
+    name: str = "annotations",
+) -> dict[str, torch.Tensor]:
+    """
+    Labels of an image annotated in COCO's detection format.
+
+    Boxes are clipped to the image; those without area in it are left out. Unlike transformers' DETR, crowds stay,
+    marked by `iscrowd`, because nothing found in them is wrong; and an object whose `segmentation` is missing or None
+    stays as a box, marked by `has_mask`.
+
+    Args:
+        target (`dict`): An `image_id` and its `annotations`, each with `bbox` (`x, y, width, height` in pixels) and
+            `category_id` (the class label, from 0), optional `segmentation`, `iscrowd` and `attribute_id`.
+        size (`tuple[int, int]`): Height and width of the image as annotated.
+        processed_size (`tuple[int, int]`): Height and width that the model sees, without padding.
+        return_segmentation_masks (`bool`): Whether to add `masks` and `has_mask`.
+        name (`str`): What error messages call the annotation.
+
+    Raises:
+        ValueError: It isn't in that format; the message names the annotation.
+    """
+    if not isinstance(target, Mapping) or not isinstance(target.get("annotations"), Sequence):
+        raise ValueError(f"{name}: got {target!r:.200}, expected {DETECTION}.")
+    height, width = size
+    objects, corners = [], []
+    for index, annotation in enumerate(target["annotations"]):
+        place = f"{name}['annotations'][{index}] of image {target.get('image_id')}"
+        corner = clipped_corners(annotation.get("bbox"), height, width, place)
+        if not isinstance(annotation.get("category_id"), (int, np.integer)):
+            raise ValueError(f"{place}: 'category_id' must be an integer, got {annotation.get('category_id')!r}.")
+        if corner[2] > corner[0] and corner[3] > corner[1]:
+            objects.append((annotation, place))
+            corners.append(corner)
+
+    others = {
+        "iscrowd": torch.tensor([int(each.get("iscrowd", 0)) for each, _ in objects], dtype=torch.int64),
+        "orig_size": torch.tensor([height, width]),
+    }
+    if target.get("image_id") is not None:
+        others["image_id"] = torch.tensor([int(target["image_id"])])
+    if any(each.get("attribute_id") is not None for each, _ in objects):
+        attributes = [-1 if each.get("attribute_id") is None else each["attribute_id"] for each, _ in objects]
+        others["attribute_labels"] = torch.tensor(attributes, dtype=torch.int64)  # -1: nobody said
+    masks = None
+    if return_segmentation_masks:
+        found = [decode_segmentation(each.get("segmentation"), height, width, place) for each, place in objects]
+        others["has_mask"] = torch.tensor([mask is not None for mask in found], dtype=torch.bool)
+        stacked = [np.zeros((height, width), dtype=np.uint8) if mask is None else mask for mask in found]
+        masks = torch.from_numpy(np.stack(stacked) if stacked else np.zeros((0, height, width), dtype=np.uint8))
+    return build_labels(
+        torch.tensor([int(each["category_id"]) for each, _ in objects], dtype=torch.int64),
+        torch.tensor(corners, dtype=torch.float32).reshape(-1, 4),  # (num_objects, 4)
+        size,
+        masks=masks,
+        processed_size=processed_size,
+        **others,
+    )
+
+
+def unpadded_sizes(features: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Height and width of each picture in `pixel_values`, without the padding that `pixel_mask` tells."""
+    if "pixel_mask" in features:
+        return [(int(mask[:, 0].sum()), int(mask[0].sum())) for mask in features["pixel_mask"]]
+    return [tuple(pixels.shape[-2:]) for pixels in features["pixel_values"]]
+
+
+def clipped_corners(bbox: Any, height: float, width: float, name: str) -> list[float]:
+    """
+    The corners `x0, y0, x1, y1` of COCO's `x, y, width, height`, clipped to the image.
+
+    Raises:
+        ValueError: It isn't four finite numbers.
+    """
+    try:
+        left, top, box_width, box_height = (float(value) for value in bbox)
+        if not np.isfinite([left, top, box_width, box_height]).all():
+            raise ValueError("not finite")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: 'bbox' must be four finite numbers x, y, width, height, got {bbox!r}.") from error
+    right, bottom = left + box_width, top + box_height
+    return [
+        min(max(left, 0.0), width),
+        min(max(top, 0.0), height),
+        min(max(right, 0.0), width),
+        min(max(bottom, 0.0), height),
+    ]
+
+
+def decode_segmentation(segmentation: Any, height: int, width: int, name: str = "segmentation") -> np.ndarray | None:
+    """
+    The mask that COCO's polygons or run lengths, compressed or not, stand for.
+
+    Polygons are filled by Pillow, whose borders can differ by a pixel from those of COCO's own tools.
+
+    Args:
+        segmentation: Of one object; None where nobody drew a mask.
+        height (`int`): Of the image.
+        width (`int`): Of the image.
+        name (`str`): What error messages call it.
+
+    Returns:
+        1 on the object, else 0, of shape `(height, width)` and dtype uint8; None if there is no mask.
+
+    Raises:
+        ValueError: It isn't in one of these forms, or of another size.
+    """
+    if segmentation is None or (isinstance(segmentation, (list, tuple)) and len(segmentation) == 0):
+        return None
+    try:
+        if isinstance(segmentation, Mapping):
+            if [int(side) for side in segmentation["size"]] != [height, width]:
+                raise ValueError(f"the image has height and width {[height, width]}")
+            counts = segmentation["counts"]
+            runs = uncompressed(counts) if isinstance(counts, (str, bytes)) else [int(count) for count in counts]
+            if min(runs, default=0) < 0 or sum(runs) != height * width:
+                raise ValueError(f"its runs cover {sum(runs)} pixels of {height * width}")
+            values = np.repeat(np.arange(len(runs), dtype=np.uint8) % 2, runs)
+            return np.ascontiguousarray(values.reshape(width, height).T)  # (height, width), stored column by column
+        canvas = PIL.Image.new("L", (width, height))
+        draw = PIL.ImageDraw.Draw(canvas)
+        for polygon in segmentation:
+            points = [float(value) for value in polygon]
+            if len(points) < 6 or len(points) % 2:
+                raise ValueError("a polygon has at least three points of two coordinates")
+            draw.polygon([value - 0.5 for value in points], fill=1)  # Pillow counts from the centre of a pixel
+        return np.array(canvas)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: cannot read the segmentation {segmentation!r:.120} ({error}), expected {SEGMENTATIONS}."
+        ) from error
+
+
+def uncompressed(counts: str | bytes) -> list[int]:
+    """Run lengths from COCO's text, which packs them in 6-bit letters as differences to the run before the last."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in counts.encode("ascii") if isinstance(counts, str) else counts:
+        letter -= 48
+        value |= (letter & 0x1F) << shift
+        shift += 5
+        if letter & 0x20:  # more letters of this number follow
+            continue
+        if letter & 0x10:  # negative
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    return runs
+
+
+__all__ = [
+    "build_labels",
+    "clipped_corners",
+    "decode_segmentation",
+    "labels_of_annotation",
+    "labels_of_annotations",
+    "unpadded_sizes",
+]

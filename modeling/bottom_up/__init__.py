@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bottom-up: from an image to ranked regions."""

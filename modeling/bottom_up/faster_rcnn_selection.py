@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which proposals of the published bottom-up detector become regions, in both of its variants."""
+
+import torch
+from torchvision.ops import batched_nms, box_iou, nms
+
+from ..configuration_butd import ButdBottomUpConfig
+from .faster_rcnn_proposals import inclusive
+
+
+NMS_STEP = 0.1  # by which the detectron2 ports raise the threshold until enough regions are left
+
+
+def select_by_class(
+    boxes: torch.Tensor, scores: torch.Tensor, config: ButdBottomUpConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The selection of Anderson et al. (2018): suppression within each class, then each box's best score that is left.
+
+    Boxes that reach `score_threshold` are kept, but at least the best `min_regions` and at most the best
+    `num_regions`. A score is suppressed only by higher ones, so scores below the threshold matter only if too few
+    boxes reach it: without them there is little to do.
+
+    Args:
+        boxes (`torch.FloatTensor` of shape `(num_boxes, 4)`): In pixels of the original picture, last included.
+        scores (`torch.FloatTensor` of shape `(num_boxes, num_labels)`): Without background.
+
+    Returns:
+        Indices of the kept boxes, best first and equals in their order, and their best scores.
+    """
+    boxes = inclusive(boxes)
+    rows, labels = (scores >= config.score_threshold).nonzero(as_tuple=True)
+    if rows.numel() < scores.numel():  # otherwise there is nothing to leave out
+        likely = scores[rows, labels]
+        keep = batched_nms(boxes[rows], likely, labels, config.nms_threshold)
+        confidence = scores.new_full((len(boxes),), -1.0)
+        confidence = confidence.scatter_reduce(0, rows[keep], likely[keep], "amax")  # (num_boxes,)
+        if (confidence >= config.score_threshold).sum() >= min(config.min_regions, len(boxes)):
+            return _best(confidence, config)
+    return _best(unsuppressed_confidence(boxes, scores, config.nms_threshold), config)
+
+
+def unsuppressed_confidence(boxes: torch.Tensor, scores: torch.Tensor, nms_threshold: float) -> torch.Tensor:
+    """
+    Each box's best score `(num_boxes,)` that suppression within its class leaves, 0 if none; all classes at once.
+
+    Every class has the same boxes, so their overlaps are computed once, and each step settles the next best box of
+    every class.
+    """
+    overlaps = box_iou(boxes, boxes).double() > nms_threshold  # (num_boxes, num_boxes)
+    order = scores.argsort(dim=0, descending=True, stable=True)  # (num_boxes, num_labels)
+    left = torch.ones_like(scores.T, dtype=torch.bool)  # (num_labels, num_boxes)
+    confidence = scores.new_zeros(len(boxes))
+    for best in order:
+        is_left = left.gather(1, best[:, None])  # (num_labels, 1)
+        likely = scores.gather(0, best[None])[0] * is_left[:, 0]  # (num_labels,)
+        confidence = confidence.scatter_reduce(0, best, likely, "amax")
+        left &= ~(overlaps[best] & is_left)
+    return confidence
+
+
+def _best(confidence: torch.Tensor, config: ButdBottomUpConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    ranked, order = confidence.sort(descending=True, stable=True)
+    count = int((ranked >= config.score_threshold).sum())
+    count = min(max(count, config.min_regions), config.num_regions)
+    return order[:count], ranked[:count]
+
+
+def select_by_best_class(
+    boxes: torch.Tensor, scores: torch.Tensor, config: ButdBottomUpConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The selection of the detectron2 ports: one suppression for all, by each box's best class.
+
+    Where fewer than `min_regions` are left, the threshold is raised by 0.1 and again; the ports give up at 0.9, or at
+    once. Scores have no threshold there, though the ports' settings name one.
+
+    Args:
+        boxes (`torch.FloatTensor` of shape `(num_boxes, 4)`): Regressed for the best class of each.
+        scores (`torch.FloatTensor` of shape `(num_boxes,)`): Of that class.
+
+    Returns:
+        Indices of the kept boxes, best first, and their scores.
+    """
+    threshold = config.nms_threshold
+    keep = nms(boxes, scores, threshold)
+    while len(keep) < min(config.min_regions, len(boxes)) and threshold < 1:
+        threshold = min(round(threshold + NMS_STEP, 6), 1.0)  # nothing overlaps by more than 1: then all are left
+        keep = nms(boxes, scores, threshold)
+    keep = keep[: config.num_regions]
+    return keep, scores[keep]
+
+
+__all__ = ["select_by_best_class", "select_by_class", "unsuppressed_confidence"]

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pyramid of feature maps, and how boxes are pooled from the level that suits their size."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import FeaturePyramidNetwork, roi_align
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from ..configuration_butd import ButdBottomUpConfig
+
+
+CHANNELS_PER_GROUP = 8
+CELLS_PER_SIDE = 8  # fewer, and the finer level is the better one; more are slower and know less of the whole
+
+
+@dataclass
+class ButdPyramid(ModelOutput):
+    """
+    Feature maps of a batch of images, finest first.
+
+    Images that are smaller than a map repeat their last row and column beyond their edge: sampling at the edge then
+    gives what it gives in a batch of one.
+
+    Args:
+        maps (`tuple` of `torch.FloatTensor` of shape `(batch_size, fpn_size, height, width)`): One per level.
+        deepest (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): The backbone's last map.
+        sizes (`torch.LongTensor` of shape `(batch_size, num_levels + 1, 2)`): Rows and columns that belong to the
+            image, in each of `maps` and in `deepest`.
+    """
+
+    maps: tuple[torch.FloatTensor, ...] | None = None
+    deepest: torch.FloatTensor | None = None
+    sizes: torch.LongTensor | None = None
+
+
+def join_pyramids(groups: list[ButdPyramid], order: torch.LongTensor) -> ButdPyramid:
+    """Pyramids of several groups of images as those of one batch; `order` as in `concatenate_regions`."""
+    if len(groups) == 1:
+        return groups[0]
+    levels = []
+    for level in zip(*[(*group.maps, group.deepest) for group in groups], strict=True):
+        height, width = (max(one.shape[axis] for one in level) for axis in (2, 3))
+        grown = [F.pad(one, (0, width - one.shape[3], 0, height - one.shape[2]), mode="replicate") for one in level]
+        levels.append(torch.cat(grown)[order])  # (batch_size, num_channels, height, width)
+    sizes = torch.cat([group.sizes for group in groups])[order]  # (batch_size, num_levels + 1, 2)
+    return ButdPyramid(maps=tuple(levels[:-1]), deepest=levels[-1], sizes=sizes)
+
+
+def pool_level(feature_map: torch.Tensor, sizes: torch.Tensor, boxes: torch.Tensor, side: int) -> torch.Tensor:
+    """
+    RoIAlign (He et al. 2017) of boxes from one map.
+
+    Args:
+        feature_map (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`).
+        sizes (`torch.LongTensor` of shape `(batch_size, 2)`): Rows and columns that belong to each image.
+        boxes (`torch.FloatTensor` of shape `(num_boxes, 5)`): Row of the image, then `x0, y0, x1, y1` in [0, 1].
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_boxes, num_channels, side, side)`.
+    """
+    scale = sizes[boxes[:, 0].long()].flip(-1).repeat(1, 2).to(boxes.dtype)  # (num_boxes, 4)
+    # RoIAlign reads anywhere in memory at a coordinate that is no number
+    rois = torch.cat([boxes[:, :1], (boxes[:, 1:] * scale).nan_to_num(0.0, 0.0, 0.0)], dim=1)
+    # RoIAlign has no half precision kernel on every device, and float32 costs little here
+    pooled = roi_align(feature_map.float(), rois.float(), output_size=side, sampling_ratio=2, aligned=True)
+    return pooled.to(feature_map.dtype)  # (num_boxes, num_channels, side, side)
+
+
+def pool_pyramid(pyramid: ButdPyramid, boxes: torch.Tensor, side: int) -> torch.Tensor:
+    """
+    RoIAlign of each box from the level where it spans 8 to 16 cells (Lin et al. 2017, equation 1, but 14 to 28 there).
+
+    Args:
+        boxes (`torch.FloatTensor` of shape `(batch_size, num_boxes, 4)` or `(num_boxes, 5)`): `x0, y0, x1, y1` in
+            [0, 1] of the unpadded image, in the second form behind the row of the image.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size * num_boxes, fpn_size, side, side)`.
+    """
+    boxes = boxes.detach().float()
+    learns = torch.is_grad_enabled() and any(feature_map.requires_grad for feature_map in pyramid.maps)
+    if boxes.dim() == 3 and learns and boxes.device.type == "cpu":
+        return pool_by_products(pyramid, boxes, side)
+    if boxes.dim() == 3:
+        boxes = with_rows(boxes)  # (batch_size * num_boxes, 5)
+    level_of_box = suitable_level(pyramid, pyramid.sizes[boxes[:, 0].long(), 0], boxes[:, 1:])
+    pooled = pyramid.maps[0].new_zeros((boxes.shape[0], pyramid.maps[0].shape[1], side, side))
+    for level, feature_map in enumerate(pyramid.maps):
+        (rows,) = torch.where(level_of_box == level)
+        pooled = pooled.index_copy(0, rows, pool_level(feature_map, pyramid.sizes[:, level], boxes[rows], side))
+    return pooled
+
+
+def suitable_level(pyramid: ButdPyramid, finest: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """The level to pool boxes `(..., 4)` from; `finest` has rows and columns of the finest map, `(..., 2)`."""
+    area = ((boxes[..., 2:] - boxes[..., :2]) * finest.flip(-1)).prod(dim=-1)
+    area = area.nan_to_num(0.0)  # a box that is no number has a level, too: the loss tells of it, not a shape
+    return (area.clamp(min=1e-6).sqrt() / CELLS_PER_SIDE).log2().floor().clamp(0, len(pyramid.maps) - 1)
+
+
+def pool_by_products(pyramid: ButdPyramid, boxes: torch.Tensor, side: int) -> torch.Tensor:
+    """
+    `pool_pyramid` as two matrix products per level, one down the rows and one along the columns.
+
+    Sampling is separable. On CPUs products have fast gradients, whereas that of torchvision's kernel uses one thread
+    and takes most of a training step.
+    """
+    level_of_box = suitable_level(pyramid, pyramid.sizes[:, None, 0], boxes)  # (batch_size, num_boxes)
+    pooled, places = [], []
+    for level, feature_map in enumerate(pyramid.maps):
+        _, num_channels, height, width = feature_map.shape
+        rows, columns = pyramid.sizes[:, level].float().unbind(dim=-1)  # (batch_size,)
+        down = sampling_weights(boxes[..., 1], boxes[..., 3], rows, height, side).to(feature_map.dtype)
+        across = sampling_weights(boxes[..., 0], boxes[..., 2], columns, width, side).to(feature_map.dtype)
+        cells_of_image = feature_map.permute(0, 2, 3, 1).flatten(2).unbind()  # each (height, width * fpn_size)
+        for image, cells in enumerate(cells_of_image):  # one by one, what lies between the products stays in cache
+            (here,) = torch.where(level_of_box[image] == level)
+            strips = down[image, here].flatten(0, 1) @ cells  # (num_here * side, width * fpn_size)
+            strips = strips.view(len(here), side, width, num_channels)
+            pooled.append(across[image, here][:, None] @ strips)  # (num_here, side, side, fpn_size)
+            places.append(image * boxes.shape[1] + here)
+    pooled = torch.cat(pooled).index_select(0, torch.cat(places).argsort())
+    return pooled.permute(0, 3, 1, 2)  # (batch_size * num_boxes, fpn_size, side, side)
+
+
+def sampling_weights(
+    low: torch.Tensor, high: torch.Tensor, size: torch.Tensor, length: int, side: int
+) -> torch.Tensor:
+    """
+    How much each of `length` cells counts in each of `side` bins between two edges: two samples per bin, linear
+    between the centres of cells, as RoIAlign takes them.
+
+    Args:
+        low (`torch.FloatTensor` of shape `(batch_size, num_boxes)`): Edge in [0, 1].
+        high (`torch.FloatTensor` of shape `(batch_size, num_boxes)`): The opposite edge.
+        size (`torch.FloatTensor` of shape `(batch_size,)`): Cells that belong to each image.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, num_boxes, side, length)`.
+    """
+    steps = (torch.arange(2 * side, device=low.device) + 0.5) / (2 * side)
+    size = size[:, None, None]
+    low, high = low[..., None].nan_to_num(0.0, 0.0, 0.0), high[..., None].nan_to_num(0.0, 0.0, 0.0)
+    places = ((low + (high - low) * steps) * size - 0.5).clamp(min=0.0)  # (batch_size, num_boxes, 2 * side)
+    places = torch.minimum(places, size - 1)
+    weights = (1 - (places[..., None] - torch.arange(length, device=low.device)).abs()).relu()
+    return weights.unflatten(2, (side, 2)).mean(dim=3)  # (batch_size, num_boxes, side, length)
+
+
+def with_rows(boxes: torch.Tensor) -> torch.Tensor:
+    """Boxes `(batch_size, num_boxes, 4)` as `(batch_size * num_boxes, 5)`, each behind the row of its image."""
+    rows = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)
+    return torch.cat([rows[:, None, None].expand(-1, boxes.shape[1], 1), boxes], dim=-1).flatten(0, 1)
+
+
+def pool_deepest(pyramid: ButdPyramid, boxes: torch.Tensor) -> torch.Tensor:
+    """Mean of the backbone's last map in each box: `(batch_size, num_boxes, num_channels)`."""
+    pooled = pool_level(pyramid.deepest, pyramid.sizes[:, -1], with_rows(boxes.detach().float()), side=2)
+    return pooled.mean(dim=(2, 3)).unflatten(0, boxes.shape[:2])  # (batch_size, num_boxes, num_channels)
+
+
+def group_norm(num_channels: int) -> nn.GroupNorm:
+    """Normalises within one image, whatever the batch: batches of detection are small."""
+    return nn.GroupNorm(num_channels // CHANNELS_PER_GROUP, num_channels)
+
+
+class ButdFeaturePyramid(nn.Module):
+    """Fine maps that know what coarse ones do: torchvision's feature pyramid network (Lin et al. 2017)."""
+
+    def __init__(self, config: ButdBottomUpConfig, channels: list[int]):
+        super().__init__()
+        self.network = FeaturePyramidNetwork(list(channels), config.fpn_size, norm_layer=group_norm)
+
+    def init_own_weights(self):
+        for module in self.network.modules():
+            if isinstance(module, nn.Conv2d):
+                init.kaiming_uniform_(module.weight, a=1)
+
+    def forward(self, maps: list[torch.Tensor]) -> ButdPyramid:
+        """Maps of images of one size, finest first, each `(batch_size, num_channels, height, width)`."""
+        levels = self.network(OrderedDict((str(level), feature_map) for level, feature_map in enumerate(maps)))
+        sizes = [list(feature_map.shape[-2:]) for feature_map in (*maps, maps[-1])]
+        sizes = torch.tensor(sizes, device=maps[0].device)  # (num_levels + 1, 2)
+        return ButdPyramid(maps=tuple(levels.values()), deepest=maps[-1], sizes=sizes.expand(maps[0].shape[0], -1, -1))
+
+
+__all__ = [
+    "ButdFeaturePyramid",
+    "ButdPyramid",
+    "group_norm",
+    "join_pyramids",
+    "pool_by_products",
+    "pool_deepest",
+    "pool_level",
+    "pool_pyramid",
+    "with_rows",
+]

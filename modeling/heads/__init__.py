@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads: what a task reads off the attended states."""

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of regions: how two boxes lie to one another, and which pairs are worth looking at."""
+
+import torch
+from torch import nn
+
+from ..configuration_butd import ButdTopDownConfig
+
+
+CHUNK_PAIRS = 4096  # scored at a time per image: memory of the search, whatever the number of regions
+PAIR_RANK = 64  # products of subject and object that make a pair's score
+GEOMETRY_SIZE = 16  # hidden units of what geometry adds to it
+FINENESS = 1024  # steps between scores that differ by 1; those closer than one are equal
+REQUIRED_SCORE = 1e6  # of pairs that have to be kept: above all others
+
+
+def pair_measures(subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
+    """
+    How two boxes lie to one another, as numbers of moderate size.
+
+    Args:
+        subjects (`torch.FloatTensor` of shape `(..., 4)`): `x0, y0, x1, y1` in [0, 1].
+        objects (`torch.FloatTensor` of shape `(..., 4)`): The same; shapes broadcast.
+
+    Returns:
+        `torch.FloatTensor` of shape `(..., 14)`: offset of the centres in the subject's sides (logarithmic), in the
+        object's, and in the image's; log ratios of width and height; intersection over union, the share of the subject
+        in the object and of the object in the subject; gaps between the boxes across and down, negative where they
+        overlap; area of the union's box.
+    """
+    subjects, objects = torch.broadcast_tensors(subjects.float(), objects.float())
+    subject_size = (subjects[..., 2:] - subjects[..., :2]).clamp(min=1e-3)
+    object_size = (objects[..., 2:] - objects[..., :2]).clamp(min=1e-3)
+    offset = (objects[..., 2:] + objects[..., :2] - subjects[..., 2:] - subjects[..., :2]) / 2
+    low = torch.maximum(subjects[..., :2], objects[..., :2])
+    high = torch.minimum(subjects[..., 2:], objects[..., 2:])
+    shared = (high - low).clamp(min=0).prod(dim=-1, keepdim=True)
+    subject_area, object_area = (size.prod(dim=-1, keepdim=True) for size in (subject_size, object_size))
+    union = union_boxes(subjects, objects)
+    return torch.cat(
+        [
+            torch.asinh(offset / subject_size),
+            torch.asinh(offset / object_size),
+            offset,
+            (object_size / subject_size).log(),
+            shared / (subject_area + object_area - shared).clamp(min=1e-6),
+            shared / subject_area,
+            shared / object_area,
+            low - high,
+            (union[..., 2:] - union[..., :2]).prod(dim=-1, keepdim=True),
+        ],
+        dim=-1,
+    )  # (..., NUM_MEASURES)
+
+
+NUM_MEASURES = 14
+
+
+def union_boxes(subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
+    """The smallest boxes around both, `x0, y0, x1, y1`: `(..., 4)`."""
+    low = torch.minimum(subjects[..., :2], objects[..., :2])
+    return torch.cat([low, torch.maximum(subjects[..., 2:], objects[..., 2:])], dim=-1)
+
+
+def gather_pairs(values: torch.Tensor, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of `values` `(batch_size, num_regions, size)` of the subject and of the object of each pair."""
+    batch_size, num_pairs, _ = pairs.shape
+    rows = values.gather(1, pairs.reshape(batch_size, -1, 1).expand(-1, -1, values.shape[-1]))
+    subjects, objects = rows.view(batch_size, num_pairs, 2, -1).unbind(dim=2)
+    return subjects, objects  # each (batch_size, num_pairs, size)
+
+
+class ButdPairScorer(nn.Module):
+    """
+    How likely two regions are related at all, cheap enough to ask of every pair: a bilinear form of low rank, and the
+    geometry (the relation proposal network of Yang et al. 2018, "Graph R-CNN", which has no geometry).
+
+    Scores of all pairs never exist at once: rows of subjects are scored in turn and only the best so far are kept.
+    """
+
+    def __init__(self, config: ButdTopDownConfig):
+        super().__init__()
+        self.subject_proj = nn.Linear(config.hidden_size, PAIR_RANK)
+        self.object_proj = nn.Linear(config.hidden_size, PAIR_RANK)
+        self.measures_proj = nn.Linear(NUM_MEASURES, GEOMETRY_SIZE)
+        self.act_fn = nn.GELU()
+        self.score_proj = nn.Linear(GEOMETRY_SIZE, 1)
+
+    def geometry_scores(self, subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
+        measures = pair_measures(subjects, objects).to(self.measures_proj.weight.dtype)
+        return self.score_proj(self.act_fn(self.measures_proj(measures)))[..., 0].float()
+
+    def forward(self, hidden_states: torch.Tensor, boxes: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+        """Scores `(batch_size, num_pairs)` of pairs `(batch_size, num_pairs, 2)`."""
+        subjects, _ = gather_pairs(self.subject_proj(hidden_states), pairs)
+        _, objects = gather_pairs(self.object_proj(hidden_states), pairs)
+        scores = (subjects * objects).sum(dim=-1).float() * PAIR_RANK**-0.5
+        return scores + self.geometry_scores(*gather_pairs(boxes, pairs))
+
+    @torch.no_grad()
+    def select(
+        self,
+        hidden_states: torch.Tensor,
+        boxes: torch.Tensor,
+        mask: torch.Tensor,
+        budget: int,
+        log_odds=None,
+        required: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The best pairs of different regions.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): The regions.
+            boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`): `x0, y0, x1, y1`.
+            mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`): True where there is a region.
+            budget (`int`): At most this many pairs per image.
+            log_odds (`Callable`, *optional*): Called with the first and the last subject of a chunk, gives what to
+                add to its scores: `(batch_size, num_subjects, num_regions)`.
+            required (`tuple`, *optional*): Rows of the batch `(num_required,)`, and pairs in them as
+                `subject * num_regions + object` `(num_required,)`, that are kept before all others.
+
+        Returns:
+            Pairs of shape `(batch_size, num_pairs, 2)`, best first and of equals the one with the lower subject, then
+            with the lower object, and a mask `(batch_size, num_pairs)`, True where there is a pair. `num_pairs` is the
+            budget, or the number of ordered pairs of regions where that is less, but at least one.
+        """
+        batch_size, num_regions = mask.shape
+        budget = max(min(budget, num_regions * (num_regions - 1)), 1)  # one that isn't there keeps shapes ordinary
+        best = boxes.new_zeros((batch_size, 0), dtype=torch.float32)
+        kept = torch.zeros((batch_size, 0), dtype=torch.long, device=mask.device)
+        subjects = self.subject_proj(hidden_states)  # (batch_size, num_regions, rank)
+        objects = self.object_proj(hidden_states).transpose(1, 2)  # (batch_size, rank, num_regions)
+        places = torch.arange(num_regions, device=mask.device)
+        step = max(1, CHUNK_PAIRS // num_regions)
+        for start in range(0, num_regions, step):
+            chunk = slice(start, min(start + step, num_regions))
+            scores = torch.matmul(subjects[:, chunk], objects).float() * PAIR_RANK**-0.5
+            scores = scores + self.geometry_scores(boxes[:, chunk, None], boxes[:, None])
+            if log_odds is not None:
+                scores = scores + log_odds(chunk)
+            # equals stay equal: how a sum is rounded depends on its place in the chunk
+            scores = (scores.nan_to_num() * FINENESS).round().clamp(-REQUIRED_SCORE / 2, REQUIRED_SCORE / 2)
+            ids = places[chunk, None] * num_regions + places  # (num_subjects, num_regions)
+            if required is not None:
+                rows, pairs = required
+                here = (pairs >= ids[0, 0]) & (pairs <= ids[-1, -1])
+                flat = scores.flatten(1)  # (batch_size, num_subjects * num_regions)
+                flat[rows[here], pairs[here] - ids[0, 0]] = REQUIRED_SCORE
+                scores = flat.view_as(scores)
+            exists = mask[:, chunk, None] & mask[:, None] & (places[chunk, None] != places)
+            scores = scores.masked_fill(~exists, -torch.inf).flatten(1)
+            # those kept before come first and have lower numbers: a stable sort leaves equals in their order
+            best = torch.cat([best, scores], dim=1)
+            kept = torch.cat([kept, ids.flatten().expand(batch_size, -1)], dim=1)
+            best, order = best.sort(dim=1, descending=True, stable=True)
+            best, kept = best[:, :budget], kept.gather(1, order[:, :budget])
+        pair_mask = best > -torch.inf
+        kept = kept * pair_mask
+        pairs = torch.stack([torch.div(kept, num_regions, rounding_mode="floor"), kept % num_regions], dim=-1)
+        return pairs, pair_mask  # (batch_size, budget, 2), (batch_size, budget)
+
+
+__all__ = ["NUM_MEASURES", "ButdPairScorer", "gather_pairs", "pair_measures", "union_boxes"]

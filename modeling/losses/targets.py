@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels of detection, checked and made ready for losses."""
+
+from dataclasses import dataclass
+
+import torch
+from torchvision.ops import box_convert
+
+from ..bottom_up.feature_pyramid import pool_level
+from ..boxes import noise_boxes, overlap_with
+
+
+CROWD_OVERLAP = 0.5  # share of a box in a crowd from which nobody can tell whether it is wrong
+MOST_NOISED = 100  # boxes per image: crowded images would otherwise set the pace of a batch
+
+
+@dataclass
+class ButdTarget:
+    """
+    What is to be found in one image. Crowds, and boxes without any area inside the image, are not to be found.
+
+    Args:
+        class_labels (`torch.LongTensor` of shape `(num_objects,)`): Class of each object.
+        boxes (`torch.FloatTensor` of shape `(num_objects, 4)`): `x0, y0, x1, y1` in [0, 1], clipped to the image.
+        crowds (`torch.FloatTensor` of shape `(num_crowds, 4)`): Boxes in which nothing found is wrong.
+        attribute_labels (`torch.LongTensor` of shape `(num_objects,)`): Attribute of each object, -1 if unknown.
+        masks (`torch.Tensor` of shape `(num_objects, height, width)`, *optional*): What belongs to each object.
+        has_mask (`torch.BoolTensor` of shape `(num_objects,)`): True where its mask is known.
+    """
+
+    class_labels: torch.Tensor
+    boxes: torch.Tensor
+    crowds: torch.Tensor
+    attribute_labels: torch.Tensor
+    masks: torch.Tensor | None
+    has_mask: torch.Tensor
+
+    @property
+    def centred_boxes(self) -> torch.Tensor:
+        """Boxes as `centre x, centre y, width, height`."""
+        return box_convert(self.boxes, "xyxy", "cxcywh")  # (num_objects, 4)
+
+    def in_crowd(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Which of the boxes (num_boxes, 4), `x0, y0, x1, y1` in [0, 1], lie in a crowd: `(num_boxes,)`."""
+        return (overlap_with(boxes, self.crowds) > CROWD_OVERLAP).any(dim=1)
+
+    def masks_within(self, boxes: torch.Tensor, objects: torch.Tensor, side: int) -> torch.Tensor:
+        """
+        Masks of some objects as seen in boxes: 1.0 on the object, else 0.0.
+
+        Args:
+            boxes (`torch.FloatTensor` of shape `(num_boxes, 4)`): `x0, y0, x1, y1` in [0, 1].
+            objects (`torch.LongTensor` of shape `(num_boxes,)`): Whose mask is seen in each.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_boxes, side, side)`.
+        """
+        masks = self.masks[:, None].float()  # (num_objects, 1, height, width)
+        sizes = torch.tensor(masks.shape[-2:], device=boxes.device).expand(len(masks), -1)
+        rows = objects.to(boxes.dtype)[:, None]  # many boxes may share a mask, which is not copied for them
+        seen = pool_level(masks, sizes, torch.cat([rows, boxes], dim=1), side)  # (num_boxes, 1, side, side)
+        return (seen[:, 0] >= 0.5).float()
+
+
+def require_labels(labels: torch.Tensor, lowest: int, number: int | None, place: str) -> None:
+    """Raises `ValueError` that names the first of `labels` (n,) which is below `lowest`, or not below `number`."""
+    wrong = labels < lowest
+    if number is not None:
+        wrong |= labels >= number
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        expected = f"at least {lowest}" if number is None else f"{lowest} to {number - 1}"
+        raise ValueError(f"{place}[{first}] is {int(labels[first])}, expected {expected}.")
+
+
+def prepare_targets(
+    labels: list[dict[str, torch.Tensor]], num_labels: int | None = None, num_attributes: int | None = None
+) -> list[ButdTarget]:
+    """
+    Checks labels and takes apart what is to be found and what is not.
+
+    Args:
+        labels (`list[dict]`): For each image `class_labels` (n,) and `boxes` (n, 4) as `centre x, centre y, width,
+            height` in [0, 1] of the unpadded image; optional `masks` (n, height, width), `has_mask` (n,),
+            `attribute_labels` (n,) with -1 where unknown, and `iscrowd` (n,).
+        num_labels (`int`, *optional*): Number of classes; without, only negative class labels are refused.
+        num_attributes (`int`, *optional*): Number of attributes; without, attribute labels aren't checked.
+
+    Raises:
+        ValueError: Shapes don't fit, or a class or attribute label is none; the message names image and annotation.
+    """
+    targets = []
+    for image, label in enumerate(labels):
+        class_labels, boxes = label["class_labels"].long(), label["boxes"].float()
+        number = len(class_labels)
+        boxes = boxes.reshape(-1, 4) if boxes.numel() == 0 else boxes
+        if boxes.shape != (number, 4):
+            raise ValueError(
+                f"labels[{image}]['boxes'] has shape {tuple(boxes.shape)}, expected {(number, 4)}: one box for each "
+                f"of its class_labels."
+            )
+        require_labels(class_labels, 0, num_labels, f"labels[{image}]['class_labels']")
+        corners = box_convert(boxes, "cxcywh", "xyxy")
+        finite = corners.isfinite().all(dim=1)
+        corners = corners.nan_to_num().clamp(0.0, 1.0)  # (number, 4)
+        has_area = finite & ((corners[:, 2:] - corners[:, :2]) > 1e-6).all(dim=1)
+        crowd = label.get("iscrowd")
+        crowd = crowd.bool() if crowd is not None else torch.zeros_like(has_area)
+        kept = has_area & ~crowd
+
+        masks, has_mask, attributes = (label.get(name) for name in ("masks", "has_mask", "attribute_labels"))
+        if has_mask is None:
+            has_mask = torch.full_like(kept, masks is not None)
+        if attributes is None:
+            attributes = torch.full_like(class_labels, -1)
+        for name, value in (("masks", masks), ("has_mask", has_mask), ("attribute_labels", attributes)):
+            if value is not None and len(value) != number:
+                raise ValueError(f"labels[{image}][{name!r}] has {len(value)} rows, expected {number}.")
+        if num_attributes is not None:
+            require_labels(attributes.long(), -1, num_attributes, f"labels[{image}]['attribute_labels']")
+        if masks is None:
+            has_mask = torch.zeros_like(kept)
+        targets.append(
+            ButdTarget(
+                class_labels=class_labels[kept],
+                boxes=corners[kept],
+                crowds=corners[has_area & crowd],
+                attribute_labels=attributes.long()[kept],
+                masks=masks[kept] if masks is not None else None,
+                has_mask=has_mask.bool()[kept],
+            )
+        )
+    return targets
+
+
+def noised_targets(targets: list[ButdTarget], copies: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Noised copies of the boxes to be found.
+
+    Returns:
+        Boxes of shape `(batch_size, most, 4)` and a mask of shape `(batch_size, most)`, True where there is a copy.
+    """
+    noised = []
+    for target in targets:
+        boxes = target.boxes
+        if len(boxes) > MOST_NOISED:
+            boxes = boxes[torch.randperm(len(boxes), device=boxes.device)[:MOST_NOISED]]
+        noised.append(noise_boxes(boxes.repeat(copies, 1), noise))
+    most = max(len(boxes) for boxes in noised)
+    rows = [torch.cat([boxes, boxes.new_zeros(most - len(boxes), 4)]) for boxes in noised]
+    counts = torch.tensor([len(boxes) for boxes in noised], device=rows[0].device)
+    mask = torch.arange(most, device=rows[0].device)[None] < counts[:, None]  # (batch_size, most)
+    return torch.stack(rows), mask
+
+
+__all__ = ["ButdTarget", "noised_targets", "prepare_targets"]

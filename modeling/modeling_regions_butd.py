@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bottom-up half alone: pictures in, regions out, for features that other models use."""
+
+import torch
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from .bottom_up.bottom_up import ButdBottomUp
+from .configuration_butd import ButdConfig
+from .modeling_butd import ButdPreTrainedModel
+from .regions import ButdRegions
+
+
+# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+class ButdRegionModel(ButdPreTrainedModel):
+    """Bottom-up selection of regions, without a top-down half."""
+
+    input_modalities = ("image",)
+
+    def __init__(self, config: ButdConfig):
+        super().__init__(config)
+        self.bottom_up = ButdBottomUp(config.bottom_up_config)
+        self.post_init()
+
+    # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        pixel_mask: torch.LongTensor | None = None,
+        region_boxes: torch.FloatTensor | None = None,
+        region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ButdRegions | tuple:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Images.
+            pixel_mask (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): 1 on the image, 0 on
+                the padding.
+            region_boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): Boxes to describe
+                instead of selecting any: `x0, y0, x1, y1` in [0, 1].
+            region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where
+                `region_boxes` has a box; everywhere by default.
+            image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of each image per pixel of
+                the original picture; 1 by default.
+        """
+        return self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
+
+
+__all__ = ["ButdRegionModel"]

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam between bottom-up and top-down: what a region is, how regions are ranked and how they are pooled."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torchvision.ops import box_iou, roi_align
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class ButdRegions(ModelOutput):
+    """
+    The regions of a batch of images: all that a top-down decoder knows of the picture.
+
+    Args:
+        features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`):
+            Pooled appearance of each region; zero where there is none.
+        boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`):
+            `x0, y0, x1, y1` in [0, 1] of the unpadded image; zero where there is no region.
+        saliency (`torch.FloatTensor` of shape `(batch_size, num_regions)`):
+            What ranked the regions, highest first; zero where there is none.
+        mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`):
+            True where a region exists: images differ in how many they have.
+        class_logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_region_labels)`, *optional*):
+            What the selector believes each region shows, given that it shows something.
+        attribute_logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_region_attributes)`, *optional*):
+            What it believes each region to be like.
+        region_masks (`torch.FloatTensor` of shape `(batch_size, num_regions, m, m)`, *optional*):
+            Soft segmentation in [0, 1] within each box.
+    """
+
+    features: torch.FloatTensor | None = None
+    boxes: torch.FloatTensor | None = None
+    saliency: torch.FloatTensor | None = None
+    mask: torch.BoolTensor | None = None
+    class_logits: torch.FloatTensor | None = None
+    attribute_logits: torch.FloatTensor | None = None
+    region_masks: torch.FloatTensor | None = None
+
+
+def concatenate_regions(groups: list[ModelOutput], order: torch.LongTensor) -> ModelOutput:
+    """
+    Joins regions of several groups of images into one batch, padded to the largest number of regions.
+
+    Args:
+        groups (`list[ButdRegions]`): Regions of each group, or any other output whose fields have a shape
+            `(group_size, num_regions, ...)`; the same fields in all.
+        order (`torch.LongTensor` of shape `(batch_size,)`): Row of the joined groups that comes at each place.
+    """
+    if len(groups) == 1:  # all images are of one size, in their order
+        return groups[0]
+    most = max(group.mask.shape[1] for group in groups)
+    joined = {}
+    for name in groups[0]:
+        padded = []
+        for group in groups:
+            value = group[name]  # (group_size, num_regions, ...)
+            missing = value.new_zeros((value.shape[0], most - value.shape[1], *value.shape[2:]))
+            padded.append(torch.cat([value, missing], dim=1))  # (group_size, most, ...)
+        joined[name] = torch.cat(padded)[order]  # (batch_size, most, ...)
+    return type(groups[0])(**joined)
+
+
+def join_regions(regions: ButdRegions, others: ButdRegions) -> ButdRegions:
+    """Regions and others of the same images behind them, with the fields that both have."""
+    return ButdRegions(**{name: torch.cat([regions[name], others[name]], dim=1) for name in regions if name in others})
+
+
+def ready_regions(
+    features: torch.Tensor,
+    boxes: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    *,
+    region_size: int,
+    needs_boxes: bool = True,
+) -> ButdRegions:
+    """
+    Regions that somebody else selected: the classic way, extract once and train many times.
+
+    Args:
+        features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`): Their appearance.
+        boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): Where they are.
+        mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a region;
+            everywhere by default.
+        region_size (`int`): What the model expects.
+        needs_boxes (`bool`): Whether it looks at boxes; otherwise they may be left out.
+
+    Raises:
+        ValueError: A shape doesn't fit, or boxes are missing.
+    """
+    if features.dim() != 3 or features.shape[-1] != region_size:
+        raise ValueError(
+            f"`region_features` has shape {tuple(features.shape)}, expected (batch_size, num_regions, {region_size})."
+        )
+    if boxes is None and not needs_boxes:
+        boxes = features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(*features.shape[:2], 4)
+    if boxes is None or boxes.shape != (*features.shape[:2], 4):
+        raise ValueError(
+            f"`region_boxes` has shape {None if boxes is None else tuple(boxes.shape)}, expected "
+            f"{(*features.shape[:2], 4)} to go with `region_features`."
+        )
+    if mask is None:
+        mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+    if mask.shape != features.shape[:2]:
+        raise ValueError(f"`region_mask` has shape {tuple(mask.shape)}, expected {tuple(features.shape[:2])}.")
+    mask = mask.bool()
+    return ButdRegions(features=features, boxes=boxes, saliency=mask.to(features.dtype), mask=mask)
+
+
+def select_regions(
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    *,
+    num_regions: int,
+    min_regions: int = 1,
+    score_threshold: float = 0.0,
+    nms_threshold: float = 0.5,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Ranks candidate boxes and keeps the best: score threshold, greedy non-maximum suppression, top k.
+
+    The same boxes as `torchvision.ops.nms` followed by a cut at `num_regions`, but with a fixed number of steps for
+    the whole batch, so that it compiles and costs the same whatever the picture. Where suppression leaves fewer than
+    `min_regions`, the best of the suppressed fill up; a picture without anything in it still has regions.
+
+    Args:
+        boxes (`torch.FloatTensor` of shape `(batch_size, num_candidates, 4)`): `x0, y0, x1, y1`.
+        scores (`torch.FloatTensor` of shape `(batch_size, num_candidates)`): Higher is better. Ties keep their order.
+
+    Returns:
+        Indices of shape `(batch_size, min(num_regions, num_candidates))`, best first, and a mask of the same shape
+        that is True where the index counts.
+    """
+    batch_size, num_candidates = scores.shape
+    num_regions = min(num_regions, num_candidates)
+    min_regions = min(min_regions, num_regions)
+    scores, ranking = scores.sort(dim=1, descending=True, stable=True)  # (batch_size, num_candidates)
+    boxes = boxes.gather(1, ranking[..., None].expand(-1, -1, 4))  # (batch_size, num_candidates, 4)
+
+    # a candidate's turn: its rank, later by one round when suppressed or below the threshold, by two when taken
+    turn = torch.arange(num_candidates, device=scores.device).expand(batch_size, -1)
+    turn = turn + num_candidates * (scores < score_threshold)  # (batch_size, num_candidates)
+    picked, counts = [], []
+    for step in range(num_regions):
+        next_turn, index = turn.min(dim=1)  # (batch_size,)
+        picked.append(index)
+        counts.append((next_turn < num_candidates) | (step < min_regions))
+        overlap = box_iou(boxes.gather(1, index[:, None, None].expand(-1, 1, 4)), boxes)[:, 0]
+        suppressed = (overlap > nms_threshold) & (turn < num_candidates)
+        turn = turn + num_candidates * suppressed
+        turn = turn.scatter(1, index[:, None], 3 * num_candidates)  # (batch_size, num_candidates)
+    picked, counts = torch.stack(picked, dim=1), torch.stack(counts, dim=1)  # (batch_size, num_regions)
+
+    # regions that filled up were taken last, but may outrank others: rank once more, those that don't count last
+    rank = torch.where(counts, picked, picked + num_candidates)
+    order = rank.argsort(dim=1)  # (batch_size, num_regions)
+    return ranking.gather(1, picked.gather(1, order)), counts.gather(1, order)
+
+
+def pool_regions(feature_map: torch.Tensor, boxes: torch.Tensor, pooled_size: int = 2) -> torch.Tensor:
+    """
+    Mean appearance of each box: RoIAlign (He et al. 2017), averaged.
+
+    Args:
+        feature_map (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Of the whole image.
+        boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`): `x0, y0, x1, y1` in [0, 1].
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, num_regions, num_channels)`.
+    """
+    batch_size, num_channels, height, width = feature_map.shape
+    num_regions = boxes.shape[1]
+    cells = boxes * boxes.new_tensor([width, height, width, height])  # in cells of the map
+    cells = cells.nan_to_num(0.0, 0.0, 0.0)  # RoIAlign reads anywhere in memory at a coordinate that is no number
+    image_index = torch.arange(batch_size, device=boxes.device, dtype=boxes.dtype).repeat_interleave(num_regions)
+    rois = torch.cat([image_index[:, None], cells.flatten(0, 1)], dim=1)  # (batch_size * num_regions, 5)
+    # RoIAlign has no half precision kernel on every device; pooling in float32 costs nothing beside the backbone
+    pooled = roi_align(feature_map.float(), rois.float(), output_size=pooled_size, aligned=True)
+    pooled = pooled.mean(dim=(2, 3)).to(feature_map.dtype)  # (batch_size * num_regions, num_channels)
+    return pooled.view(batch_size, num_regions, num_channels)
+
+
+def gather_regions(values: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Rows of `values` `(batch_size, num_candidates, size)` at `indices`, zero where `mask` is False."""
+    rows = values.gather(1, indices[..., None].expand(-1, -1, values.shape[-1]))  # (batch_size, num_regions, size)
+    return rows * mask[..., None].to(rows.dtype)
+
+
+class ButdBoxEmbedding(nn.Module):
+    """Geometry of a box as a vector: its corners, size and area, through a two-layer network."""
+
+    num_measures = 7  # x0, y0, x1, y1, width, height, area
+
+    def __init__(self, config):
+        super().__init__()
+        self.measures_proj = nn.Linear(self.num_measures, config.hidden_size)
+        self.act_fn = nn.GELU()
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, boxes: torch.Tensor) -> torch.Tensor:
+        size = boxes[..., 2:] - boxes[..., :2]
+        area = size.prod(dim=-1, keepdim=True)
+        measures = torch.cat([boxes, size, area], dim=-1)  # (batch_size, num_regions, num_measures)
+        return self.out_proj(self.act_fn(self.measures_proj(measures)))  # (batch_size, num_regions, hidden_size)
+
+
+__all__ = [
+    "ButdBoxEmbedding",
+    "ButdRegions",
+    "concatenate_regions",
+    "gather_regions",
+    "join_regions",
+    "pool_regions",
+    "ready_regions",
+    "select_regions",
+]

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The detection decoder: selected regions look at themselves once more and at one another, layer by layer."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torchvision.ops import box_convert
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from ..bottom_up.feature_pyramid import ButdPyramid, pool_pyramid
+from ..boxes import clip_boxes, refine_boxes
+from ..configuration_butd import ButdTopDownConfig
+from ..regions import ButdBoxEmbedding, ButdRegions
+from .transformer import ButdAttention, ButdFeedForward
+
+
+POOLED_SIZE = 7
+LAYOUT_SIZE = 32  # channels per cell that tell where in a box things are
+FIRST_PROBABILITY = 0.01  # of each class, before training
+ABSENT_LOGIT = -30.0  # of every class where there is no region: a probability of 1e-13
+
+
+@dataclass
+class ButdDetectionDecoderOutput(ModelOutput):
+    """
+    What the decoder says of each query, layer by layer.
+
+    Args:
+        logits (`tuple` of `torch.FloatTensor` of shape `(batch_size, num_queries, num_labels)`): One sigmoid per
+            class.
+        boxes (`tuple` of `torch.FloatTensor` of shape `(batch_size, num_queries, 4)`): `x0, y0, x1, y1` in units of
+            the image, not clipped to it.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): Of the last layer.
+        hidden_states (`tuple`): What the layers began with and each layer's output, if asked for.
+        region_attentions (`torch.FloatTensor` of shape `(batch_size, num_queries, 7, 7)`): Where in its box each
+            query looked in the last layer, sums to one; if asked for.
+    """
+
+    logits: tuple[torch.FloatTensor, ...] | None = None
+    boxes: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    region_attentions: torch.FloatTensor | None = None
+
+
+def weight_of(linear: nn.Linear) -> torch.Tensor:
+    """The weight of a layer without bias; of one that is quantised, which nobody can read, by what it does."""
+    if type(linear.weight) in (nn.Parameter, torch.Tensor):
+        return linear.weight
+    return linear(torch.eye(linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype)).T
+
+
+class ButdCellAttention(nn.Module):
+    """
+    Multi-head attention of a query to the cells of its own box.
+
+    Nobody else attends to these cells, so their keys and values are never formed: the query is brought into the space
+    of the cells, and the mean of the cells that it chose into that of the values. That is the same sum in another
+    order, a fraction of the work, and no business of fused kernels.
+    """
+
+    def __init__(self, config: ButdTopDownConfig, cell_size: int):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(cell_size, config.hidden_size, bias=False)  # softmax doesn't see what all keys share
+        self.v_proj = nn.Linear(cell_size, config.hidden_size, bias=False)  # the output's bias does its work
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, queries: torch.Tensor, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`).
+            cells (`torch.FloatTensor` of shape `(num_queries, num_cells, cell_size)`).
+
+        Returns:
+            What was seen, `(num_queries, hidden_size)`, and the attention, `(num_queries, num_heads, num_cells)`.
+        """
+        wanted = self.q_proj(queries).unflatten(1, (self.num_heads, -1)).transpose(0, 1) * self.scaling
+        key_weight = weight_of(self.k_proj).unflatten(0, (self.num_heads, -1)).to(wanted.dtype)
+        wanted = (wanted @ key_weight).transpose(0, 1)  # (num_queries, num_heads, cell_size)
+        weights = (wanted @ cells.mT).softmax(dim=-1, dtype=torch.float32)  # (num_queries, num_heads, num_cells)
+        kept = nn.functional.dropout(weights, self.config.attention_dropout, self.training).to(cells.dtype)
+        seen = (kept @ cells).transpose(0, 1)  # (num_heads, num_queries, cell_size)
+        value_weight = weight_of(self.v_proj).unflatten(0, (self.num_heads, -1)).to(seen.dtype)
+        seen = (seen @ value_weight.mT).transpose(0, 1).flatten(1)  # (num_queries, hidden_size)
+        return self.o_proj(seen), weights
+
+
+class ButdDetectionLayer(GradientCheckpointingLayer):
+    """
+    Pre-norm: attend to the other queries, then to the cells of one's own box, then think; then say class and box.
+
+    The cells are read in two ways: attention picks what matters to the query, and a linear layer over all cells in
+    their order, as in the heads of Faster R-CNN, keeps where in the box everything is.
+    """
+
+    def __init__(self, config: ButdTopDownConfig, cell_size: int, num_labels: int):
+        super().__init__()
+        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = ButdAttention(config)
+        self.region_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.embed_cells = nn.Embedding(POOLED_SIZE**2, cell_size)
+        self.region_attn = ButdCellAttention(config, cell_size)
+        self.layout_in_proj = nn.Linear(cell_size, LAYOUT_SIZE)
+        self.layout_act_fn = nn.GELU()
+        self.layout_out_proj = nn.Linear(LAYOUT_SIZE * POOLED_SIZE**2, config.hidden_size)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = ButdFeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.class_proj = nn.Linear(config.hidden_size, num_labels)
+        self.box_in_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.box_act_fn = nn.GELU()
+        self.box_out_proj = nn.Linear(config.hidden_size, 4)
+        self.init_own_weights()
+
+    def init_own_weights(self):
+        init.constant_(self.class_proj.bias, math.log(FIRST_PROBABILITY / (1 - FIRST_PROBABILITY)))
+        init.zeros_(self.box_out_proj.weight)  # the first guess is the region itself
+        init.zeros_(self.box_out_proj.bias)
+        init.normal_(self.embed_cells.weight, std=0.5)  # heard beside cells, which have unit variance
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        geometry: torch.Tensor,
+        cells: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): The queries.
+            geometry (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): Where their boxes are.
+            cells (`torch.FloatTensor` of shape `(batch_size * num_queries, 49, cell_size)`): What is in them.
+
+        Returns:
+            The queries, their class logits, how to refine their boxes, and the attention to the cells.
+        """
+        normed = self.self_attn_norm(hidden_states)
+        placed = normed + geometry
+        attended, _ = self.self_attn(placed, self.self_attn.key_values(placed, normed), attention_mask)
+        hidden_states = hidden_states + self.dropout(attended)
+
+        queries = (self.region_attn_norm(hidden_states) + geometry).flatten(0, 1)  # (all queries, hidden_size)
+        placed = cells + self.embed_cells.weight.to(cells.dtype)
+        attended, weights = self.region_attn(queries, placed)
+        layout = self.layout_out_proj(self.layout_act_fn(self.layout_in_proj(cells)).flatten(1))
+        hidden_states = hidden_states + self.dropout(attended + layout).view_as(hidden_states)
+        hidden_states = hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
+
+        said = self.head_norm(hidden_states)
+        deltas = self.box_out_proj(self.box_act_fn(self.box_in_proj(said)))  # (batch_size, num_queries, 4)
+        return hidden_states, self.class_proj(said), deltas, weights
+
+
+class ButdDetectionDecoder(nn.Module):
+    """
+    Top-down attention for detection: the regions become queries that refine class and box (Cascade R-CNN, Cai &
+    Vasconcelos 2018; Sparse R-CNN, Sun et al. 2021).
+
+    What differs from Sparse R-CNN: queries begin as what the bottom-up half found, and attention to the cells of a
+    box takes the place of dynamic convolution.
+    """
+
+    def __init__(self, config: ButdTopDownConfig, region_size: int, cell_size: int, num_labels: int):
+        super().__init__()
+        self.config = config
+        self.region_norm = nn.LayerNorm(region_size, eps=config.layer_norm_eps)
+        self.region_proj = nn.Linear(region_size, config.hidden_size)
+        self.box_embedding = ButdBoxEmbedding(config)
+        layers = [ButdDetectionLayer(config, cell_size, num_labels) for _ in range(config.num_hidden_layers)]
+        self.layers = nn.ModuleList(layers)
+
+    def forward(
+        self,
+        regions: ButdRegions,
+        pyramid: ButdPyramid,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> ButdDetectionDecoderOutput:
+        boxes, absent = regions.boxes.float(), ~regions.mask[..., None]
+        dtype = self.region_proj.weight.dtype
+        hidden_states = self.region_proj(self.region_norm(regions.features.to(dtype)))
+        attention_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            # an image without regions: its queries attend to one another, not to NaN
+            attention_mask=regions.mask | ~regions.mask.any(dim=1, keepdim=True),
+        )
+        all_hidden_states, all_logits, all_boxes, attention = (hidden_states,), (), (), None
+        for layer in self.layers:
+            cells = (
+                pool_pyramid(pyramid, boxes, POOLED_SIZE).flatten(2).transpose(1, 2)
+            )  # (all queries, 49, cell_size)
+            geometry = self.box_embedding(boxes.to(dtype))  # (batch_size, num_queries, hidden_size)
+            hidden_states, logits, deltas, attention = layer(hidden_states, geometry, cells, attention_mask)
+            refined = refine_boxes(boxes, deltas)
+            boxes = clip_boxes(refined.detach())  # each layer learns by its own step alone
+            all_hidden_states += (hidden_states,)
+            all_logits += (logits.float().masked_fill(absent, ABSENT_LOGIT),)
+            all_boxes += (refined,)
+        if output_attentions:
+            attention = attention.mean(dim=1).view(*regions.mask.shape, POOLED_SIZE, POOLED_SIZE)
+        return ButdDetectionDecoderOutput(
+            logits=all_logits,
+            boxes=all_boxes,
+            last_hidden_state=hidden_states,
+            hidden_states=all_hidden_states if output_hidden_states else None,
+            region_attentions=attention if output_attentions else None,
+        )
+
+
+def centred(boxes: torch.Tensor) -> torch.Tensor:
+    """Boxes clipped to the image, as `centre x, centre y, width, height`: what detection models return."""
+    return box_convert(clip_boxes(boxes), "xyxy", "cxcywh")
+
+
+__all__ = ["ABSENT_LOGIT", "ButdDetectionDecoder", "ButdDetectionDecoderOutput", "centred"]

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers by glimpses: the question looks at the regions, again and again, each time knowing what it saw."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from ..configuration_butd import ButdTopDownConfig
+from ..regions import ButdBoxEmbedding, ButdRegions
+from .transformer import ButdAttention, ButdFeedForward, ButdRegionLayer
+
+
+@dataclass
+class ButdAnswers(ModelOutput):
+    """
+    Args:
+        logits (`torch.FloatTensor` of shape `(num_questions, num_labels)`): Score of each answer.
+        last_hidden_state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): What they were scored by.
+        region_attentions (`torch.FloatTensor` of shape `(num_questions, num_glimpses, num_regions)`): Where each
+            glimpse looked.
+    """
+
+    logits: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    region_attentions: torch.FloatTensor | None = None
+
+
+def visible_regions(
+    regions: ButdRegions, region_dropout: float, num_questions: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """
+    Features and boxes of the regions, zero where there is none, whatever was there; which of them there are, with some
+    dropped; and how many questions there are about each picture.
+
+    Raises:
+        ValueError: If `num_questions` is no multiple of the number of pictures.
+    """
+    num_images = regions.features.shape[0]
+    if num_questions % num_images:
+        raise ValueError(
+            f"`input_ids` has {num_questions} rows, expected a multiple of the {num_images} images they are about."
+        )
+    mask = regions.mask
+    if region_dropout > 0:
+        mask = mask & (torch.rand(mask.shape, device=mask.device) >= region_dropout)
+    features = regions.features.masked_fill(~mask[..., None], 0)
+    return features, regions.boxes.masked_fill(~mask[..., None], 0), mask, num_questions // num_images
+
+
+class ButdGlimpse(GradientCheckpointingLayer):
+    """Pre-norm: the question attends to the regions, then thinks about what it saw."""
+
+    def __init__(self, config: ButdTopDownConfig):
+        super().__init__()
+        self.cross_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.cross_attn = ButdAttention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = ButdFeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, state: torch.Tensor, placed: torch.Tensor, regions: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): What each question knows so far.
+            placed (`torch.FloatTensor` of shape `(num_images, num_regions, hidden_size)`): Regions with their places.
+            regions (`torch.FloatTensor` of shape `(num_images, num_regions, hidden_size)`): Regions without them.
+            mask (`torch.BoolTensor` of shape `(num_images, num_regions)`): True where there is one.
+
+        Returns:
+            The new state; what was seen `(num_questions, hidden_size)`, zero if there is nothing; and where
+            `(num_questions, num_regions)`.
+        """
+        num_images, num_regions, hidden_size = regions.shape
+        # questions about one picture share its keys and values: no copies
+        queries = self.cross_attn_norm(state).view(num_images, -1, hidden_size)  # (num_images, questions_each, ...)
+        has_regions = mask.any(dim=1, keepdim=True)  # (num_images, 1)
+        attended, weights = self.cross_attn(
+            queries,
+            self.cross_attn.key_values(placed, regions),
+            (mask | ~has_regions)[:, None, None],
+            output_attentions=True,  # one query each: forming the weights costs nothing
+        )
+        seen = (attended * has_regions[..., None].to(attended.dtype)).reshape(state.shape)
+        weights = weights.mean(dim=1) * mask[:, None].to(weights.dtype)  # (num_images, questions_each, num_regions)
+        state = state + self.dropout(seen)
+        state = state + self.dropout(self.feed_forward(self.feed_forward_norm(state)))
+        return state, seen, weights.reshape(-1, num_regions)
+
+
+class ButdGlimpses(nn.Module):
+    """
+    Answers a question about regions by `num_glimpses` looks at them.
+
+    What was seen and what was asked meet in a product beside their sum, as in the two branches of Anderson et al.
+    (2018), so that an answer can depend on both at once. Without any region, nothing was seen: the answer is that of
+    the question alone.
+    """
+
+    def __init__(self, config: ButdTopDownConfig, region_size: int, num_labels: int):
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        hidden_size, answer_size = config.hidden_size, config.answer_size or 2 * config.hidden_size
+        self.region_norm = nn.LayerNorm(region_size, eps=config.layer_norm_eps)  # backbones differ widely in scale
+        self.region_proj = nn.Linear(region_size, hidden_size)
+        self.box_embedding = ButdBoxEmbedding(config)
+        self.region_layers = nn.ModuleList([ButdRegionLayer(config) for _ in range(config.num_region_layers)])
+        self.memory_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.glimpses = nn.ModuleList([ButdGlimpse(config) for _ in range(config.num_glimpses)])
+        self.dropout = nn.Dropout(config.dropout)
+
+        self.state_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.seen_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.state_proj = nn.Linear(hidden_size, answer_size)
+        self.seen_proj = nn.Linear(hidden_size, answer_size)
+        self.state_gate = nn.Linear(hidden_size, answer_size)
+        self.seen_gate = nn.Linear(hidden_size, answer_size)
+        self.answer_norm = nn.LayerNorm(answer_size, eps=config.layer_norm_eps)
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.answer_dropout = nn.Dropout(config.answer_dropout)
+        self.classifier = nn.Linear(answer_size, num_labels)
+
+    def forward(self, question: torch.Tensor, regions: ButdRegions) -> ButdAnswers:
+        """
+        Args:
+            question (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): As many for each picture, those
+                about one picture next to one another.
+            regions (`ButdRegions`): Of each picture.
+
+        Raises:
+            ValueError: If `num_questions` is no multiple of the number of pictures.
+        """
+        region_dropout = self.config.region_dropout if self.training else 0.0
+        features, boxes, mask, _ = visible_regions(regions, region_dropout, question.shape[0])
+        dtype = self.region_proj.weight.dtype
+        hidden_states = self.dropout(self.region_proj(self.region_norm(features.to(dtype))))
+        geometry = self.box_embedding(boxes.to(dtype))  # (num_images, num_regions, hidden_size)
+        attention_mask = create_bidirectional_mask(  # for one query: the same for every other
+            config=self.config,
+            inputs_embeds=hidden_states[:, :1],
+            attention_mask=mask | ~mask.any(dim=1, keepdim=True),  # a picture without regions: no NaN
+            encoder_hidden_states=hidden_states,
+        )
+        for layer in self.region_layers:
+            hidden_states = layer(hidden_states, geometry, attention_mask)
+        hidden_states = self.memory_norm(hidden_states)
+
+        state, all_seen, attentions = question, [], []
+        for glimpse in self.glimpses:
+            state, seen, weights = glimpse(state, hidden_states + geometry, hidden_states, mask)
+            all_seen.append(seen)
+            attentions.append(weights)
+        asked = self.state_norm(state)
+        seen = self.seen_norm(torch.stack(all_seen).sum(dim=0))  # (num_questions, hidden_size)
+        joint = self.state_proj(asked) + self.seen_proj(seen) + self.state_gate(asked) * self.seen_gate(seen)
+        joint = self.answer_dropout(self.act_fn(self.answer_norm(joint)))  # (num_questions, answer_size)
+        return ButdAnswers(
+            logits=self.classifier(joint),
+            last_hidden_state=state,
+            region_attentions=torch.stack(attentions, dim=1),  # (num_questions, num_glimpses, num_regions)
+        )
+
+
+__all__ = ["ButdAnswers", "ButdGlimpses", "visible_regions"]

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The question: words in, one state per word and one for all of them out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils import ModelOutput
+
+from ..configuration_butd import ButdTopDownConfig
+from .question_ngrams import ButdQuestionNgrams
+from .transformer import ButdRegionLayer
+
+
+WORD_SCALE = 0.3  # standard deviation of new word embeddings
+
+
+@dataclass
+class ButdQuestion(ModelOutput):
+    """
+    A question, encoded.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(num_questions, length, hidden_size)`): One state per word,
+            words first; zero where there is none.
+        pooled (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): The whole question; that of an empty one
+            doesn't depend on the others of its batch.
+        hidden_states (`tuple`): Embeddings and each layer's output.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    pooled: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+def words_first(values: torch.Tensor, is_word: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Moves padding behind the words, wherever it is, and cuts what comes after the first `longest` words.
+
+    Args:
+        values (`torch.Tensor` of shape `(num_questions, length, ...)`): Of each token.
+        is_word (`torch.BoolTensor` of shape `(num_questions, length)`): False on padding.
+        longest (`int`): How many words a question may have.
+    """
+    order = (~is_word).long().argsort(dim=1, stable=True)[:, :longest]  # (num_questions, at most longest)
+    is_word = is_word.gather(1, order)
+    if values.dim() == 3:
+        order = order[..., None].expand(-1, -1, values.shape[-1])
+    return values.gather(1, order), is_word
+
+
+def words_last(values: torch.Tensor, is_word: torch.Tensor, length: int) -> torch.Tensor:
+    """Words `(num_questions, up to length, size)` at the end of `length` places, zero before, as published models."""
+    counts = is_word.sum(dim=1, keepdim=True)  # (num_questions, 1)
+    places = torch.arange(length, device=values.device)[None] - (length - counts)  # (num_questions, length)
+    order = places.clamp(min=0)[..., None].expand(-1, -1, values.shape[-1])
+    return values.gather(1, order) * (places >= 0)[..., None].to(values.dtype)  # (num_questions, length, size)
+
+
+class ButdQuestionEncoder(nn.Module):
+    """
+    Reads a question, by a transformer, a GRU or an LSTM with word embeddings of its own, or by a pretrained encoder.
+    With `question_ngrams`, a bag of its n-grams is heard beside the state of all its words.
+
+    What comes after the first `max_position_embeddings` words isn't read. The result depends neither on the padding
+    nor on its side. A question without a word has a state of its own: zero for a transformer, that before the first
+    word for a recurrent network.
+    """
+
+    def __init__(self, config: ButdTopDownConfig):
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.longest = config.max_position_embeddings
+        self.dropout = nn.Dropout(config.dropout)
+        if config.text_encoder is not None or config.text_encoder_config is not None:
+            self.kind = "pretrained"
+            self.ngrams = None
+            self.text_encoder = self.build_text_encoder(config)
+            self.text_proj = nn.Linear(self.text_encoder.config.hidden_size, config.hidden_size)
+            return
+        self.kind = config.decoder
+        self.ngrams = ButdQuestionNgrams(config) if config.question_ngrams else None
+        embedding_size = config.embedding_size or config.hidden_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, embedding_size, padding_idx=config.pad_token_id)
+        if self.kind == "transformer":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            # words are placed in a question as regions are in a picture
+            self.layers = nn.ModuleList([ButdRegionLayer(config) for _ in range(config.num_hidden_layers)])
+            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        else:
+            network = {"gru": nn.GRU, "lstm": nn.LSTM}[self.kind]
+            self.rnn = network(embedding_size, config.hidden_size, batch_first=True)
+
+    def init_own_weights(self):
+        if self.kind not in ("gru", "lstm"):
+            return
+        for weight in self.rnn.parameters():  # torch's own, which the shares of gates are made for
+            init.uniform_(weight, -(self.config.hidden_size**-0.5), self.config.hidden_size**-0.5)
+        # no norm follows, as in a transformer, and gates hardly hear small words: as large as those of GloVe
+        words = self.embed_tokens.weight
+        if not getattr(words, "_is_hf_initialized", False):
+            init.normal_(words, std=WORD_SCALE)
+            if self.embed_tokens.padding_idx is not None:
+                init.zeros_(words[self.embed_tokens.padding_idx])
+
+    def build_text_encoder(self, config: ButdTopDownConfig) -> nn.Module:
+        """The encoder that the config names, with its weights unless these come with the model's own."""
+        if config.text_encoder_config is None:
+            encoder = AutoModel.from_pretrained(config.text_encoder)
+            config.text_encoder_config = encoder.config.to_dict()
+            return encoder
+        values = dict(config.text_encoder_config)
+        return AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_encoder.get_input_embeddings() if self.kind == "pretrained" else self.embed_tokens
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> ButdQuestion:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(num_questions, length)`): Tokens.
+            attention_mask (`torch.LongTensor` of shape `(num_questions, length)`, *optional*): 1 on tokens, 0 on
+                padding; 1 everywhere by default.
+            inputs_embeds (`torch.FloatTensor` of shape `(num_questions, length, embedding_size)`, *optional*): Instead
+                of tokens.
+        """
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if attention_mask is None:
+            attention_mask = torch.ones(given.shape[:2], device=given.device)
+        if attention_mask.shape != given.shape[:2]:
+            raise ValueError(
+                f"`attention_mask` has shape {tuple(attention_mask.shape)}, expected {tuple(given.shape[:2])}."
+            )
+        if given.shape[1] == 0:  # nothing but empty questions
+            given = given.new_zeros((given.shape[0], 1, *given.shape[2:])).to(given.dtype)
+            attention_mask = torch.zeros(given.shape[:2], device=given.device)
+        if self.ngrams is not None and inputs_embeds is not None:
+            raise ValueError(
+                "`inputs_embeds` don't tell which words they are, expected `input_ids` with question_ngrams="
+                f"{self.config.question_ngrams}."
+            )
+        given, is_word = words_first(given, attention_mask.bool(), self.longest)
+        words = self.get_input_embeddings()(given.long()) if inputs_embeds is None else given
+        if self.training and self.config.word_dropout > 0:
+            is_kept = torch.rand(is_word.shape, device=words.device) >= self.config.word_dropout
+            words = words * is_kept[..., None].to(words.dtype)
+        # one that is read alone isn't padded, and nothing else tells "no word" from "a word that says nothing"
+        words = words * is_word[..., None].to(words.dtype)
+        if self.kind == "transformer":
+            question = self.read_at_once(words, is_word)
+        elif self.kind == "pretrained":
+            question = self.read_pretrained(words, is_word)
+        else:
+            question = self.read_in_order(words, is_word)
+        if self.ngrams is not None:
+            question.pooled = question.pooled + self.dropout(self.ngrams(given, is_word))
+        return question
+
+    def read_at_once(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
+        positions = self.embed_positions.weight[None, : words.shape[1]]  # (1, length, hidden_size)
+        hidden_states = self.dropout(words)
+        mask = create_bidirectional_mask(  # for one query: the same for every other
+            config=self.config,
+            inputs_embeds=hidden_states[:, :1],
+            attention_mask=is_word | ~is_word.any(dim=1, keepdim=True),  # an empty question: no NaN
+            encoder_hidden_states=hidden_states,
+        )
+        all_hidden_states = (hidden_states,)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, positions, mask)
+            all_hidden_states += (hidden_states,)
+        return self.pooled(self.norm(hidden_states), is_word, all_hidden_states)
+
+    def read_pretrained(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
+        mask = is_word | ~is_word.any(dim=1, keepdim=True)  # an empty question: no NaN
+        read = self.text_encoder(inputs_embeds=words, attention_mask=mask.long())
+        hidden_states = self.dropout(self.text_proj(read.last_hidden_state))  # (num_questions, length, hidden_size)
+        return self.pooled(hidden_states, is_word, (words, hidden_states))
+
+    def read_in_order(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
+        # CODEPATH: published models read the padding before a question, others nothing but its words
+        if self.config.question_variant != "glimpses":
+            words = words_last(words, is_word, self.longest)  # (num_questions, longest, embedding_size)
+            hidden_states, _ = self.rnn(words)
+            return ButdQuestion(
+                last_hidden_state=hidden_states, pooled=hidden_states[:, -1], hidden_states=(words, hidden_states)
+            )
+        words = self.dropout(words)
+        hidden_states, _ = self.rnn(words)  # (num_questions, length, hidden_size)
+        hidden_states = hidden_states * is_word[..., None].to(hidden_states.dtype)
+        last = (is_word.sum(dim=1, keepdim=True) - 1).clamp(min=0)  # (num_questions, 1)
+        pooled = hidden_states.gather(1, last[..., None].expand(-1, -1, hidden_states.shape[-1]))[:, 0]
+        return ButdQuestion(
+            last_hidden_state=hidden_states, pooled=self.dropout(pooled), hidden_states=(words, hidden_states)
+        )
+
+    def pooled(
+        self, hidden_states: torch.Tensor, is_word: torch.Tensor, all_hidden_states: tuple[torch.Tensor, ...]
+    ) -> ButdQuestion:
+        """The mean over the words."""
+        hidden_states = hidden_states * is_word[..., None].to(hidden_states.dtype)
+        counts = is_word.sum(dim=1, keepdim=True).clamp(min=1)  # (num_questions, 1)
+        pooled = hidden_states.sum(dim=1) / counts  # (num_questions, hidden_size)
+        return ButdQuestion(last_hidden_state=hidden_states, pooled=pooled, hidden_states=all_hidden_states)
+
+
+__all__ = ["ButdQuestion", "ButdQuestionEncoder"]
