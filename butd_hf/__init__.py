@@ -2,50 +2,46 @@
 """
 Bottom-Up Top-Down attention for transformers: raw image in, caption out, with the regions that were looked at.
 
-Importing registers the models and pipelines with transformers, and nothing else. The names below are imported when
-they are first used.
+Importing registers the models and pipelines with transformers, and nothing else.
 """
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import Any
 
 from .checkpoints import default_checkpoint
+from .modeling.configuration_butd import ButdBottomUpConfig, ButdConfig, ButdTopDownConfig
+from .modeling.image_processing_butd import ButdImageProcessor
+from .modeling.modeling_butd import ButdForConditionalGeneration, ButdModel
+from .modeling.modeling_detection_butd import ButdForInstanceSegmentation, ButdForObjectDetection
+from .modeling.modeling_question_answering_butd import ButdForQuestionAnswering
+from .modeling.modeling_regions_butd import ButdRegionModel
+from .modeling.modeling_scene_graph_butd import ButdForSceneGraphGeneration
+from .modeling.pipelines.image_to_text import ImageToTextPipeline
+from .modeling.pipelines.scene_graph_generation import SceneGraphGenerationPipeline
+from .modeling.pipelines.visual_question_answering import VisualQuestionAnsweringPipeline
+from .modeling.processing_butd import ButdProcessor
 from .registration import register
 
 
 __version__ = version("butd_hf")
 
-_MODULES = {
-    "ButdBottomUpConfig": "configuration_butd",
-    "ButdConfig": "configuration_butd",
-    "ButdForConditionalGeneration": "modeling_butd",
-    "ButdForInstanceSegmentation": "modeling_detection_butd",
-    "ButdForObjectDetection": "modeling_detection_butd",
-    "ButdForQuestionAnswering": "modeling_question_answering_butd",
-    "ButdForSceneGraphGeneration": "modeling_scene_graph_butd",
-    "ButdImageProcessor": "image_processing_butd",
-    "ButdModel": "modeling_butd",
-    "ButdProcessor": "processing_butd",
-    "ButdRegionModel": "modeling_regions_butd",
-    "ButdTopDownConfig": "configuration_butd",
-    "ImageToTextPipeline": "pipelines.image_to_text",
-    "VisualQuestionAnsweringPipeline": "pipelines.visual_question_answering",
-    "SceneGraphGenerationPipeline": "pipelines.scene_graph_generation",
-}
-
-__all__ = ["__version__", "default_checkpoint", *_MODULES]
+__all__ = [
+    "ButdBottomUpConfig",
+    "ButdConfig",
+    "ButdForConditionalGeneration",
+    "ButdForInstanceSegmentation",
+    "ButdForObjectDetection",
+    "ButdForQuestionAnswering",
+    "ButdForSceneGraphGeneration",
+    "ButdImageProcessor",
+    "ButdModel",
+    "ButdProcessor",
+    "ButdRegionModel",
+    "ButdTopDownConfig",
+    "ImageToTextPipeline",
+    "SceneGraphGenerationPipeline",
+    "VisualQuestionAnsweringPipeline",
+    "__version__",
+    "default_checkpoint",
+]
 
 register()
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".modeling.{_MODULES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

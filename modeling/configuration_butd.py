@@ -1,39 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of Bottom-Up Top-Down attention models: what proposes regions, and what attends to them."""
 
-import copy
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
+
+from .remote_code import auto_map, custom_pipelines
 
 
-# architecture -> pipelines whose code travels with its checkpoints, in the words of `custom_pipelines`; the
-# architecture's file imports theirs, so that it is copied along
-TASK_PIPELINES = {
-    "ButdForConditionalGeneration": {
-        "image-to-text": {
-            "impl": "pipeline_image_to_text.ImageToTextPipeline",
-            "pt": ["AutoModelForImageTextToText"],
-        },
-    },
-    "ButdForQuestionAnswering": {
-        "visual-question-answering": {
-            "impl": "pipeline_visual_question_answering.VisualQuestionAnsweringPipeline",
-            "pt": ["AutoModelForVisualQuestionAnswering"],
-        }
-    },
-    "ButdForSceneGraphGeneration": {
-        "scene-graph-generation": {
-            "impl": "pipeline_scene_graph_generation.SceneGraphGenerationPipeline",
-            "pt": ["AutoModel"],
-        },
-    },
-}
+logger = logging.get_logger(__name__)
 
-# auto class -> an older name of it, under which a pipeline looks for a checkpoint's code
-OLDER_AUTO_CLASSES = {"AutoModelForInstanceSegmentation": "AutoModelForImageSegmentation"}
+# fields of earlier versions, which files may still state
+EARLIER_FIELDS = frozenset()
 
 PYRAMID_INDICES = (-3, -2, -1)  # strides 8, 16 and 32 of the usual backbones
 PUBLISHED_LABELS, PUBLISHED_ATTRIBUTES = 1600, 400  # of Visual Genome, by Anderson et al. (2018)
@@ -44,7 +24,14 @@ def _require(owner: PreTrainedConfig, field: str, holds: bool, expected: str) ->
         raise ValueError(f"{type(owner).__name__}.{field} must be {expected}, got {getattr(owner, field)!r}.")
 
 
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
+def _take_earlier_fields(fields: dict[str, Any]) -> list[str]:
+    """Takes what earlier versions wrote out of a config's keywords, and returns the names."""
+    earlier = [name for name in fields if name in EARLIER_FIELDS]
+    for name in earlier:
+        del fields[name]
+    return earlier
+
+
 @strict
 class ButdBottomUpConfig(PreTrainedConfig):
     r"""
@@ -182,7 +169,6 @@ class ButdBottomUpConfig(PreTrainedConfig):
             _require(self, "region_size", self.region_size is None, "left out: the backbone decides it")
 
 
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 @strict
 class ButdTopDownConfig(PreTrainedConfig):
     r"""
@@ -302,7 +288,6 @@ class ButdTopDownConfig(PreTrainedConfig):
             _require(self, field, 0.0 <= getattr(self, field) < 1.0, "in [0, 1)")
 
 
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 @strict
 class ButdConfig(PreTrainedConfig):
     r"""
@@ -407,10 +392,15 @@ class ButdConfig(PreTrainedConfig):
     decoder_start_token_id: int | None = None
 
     def __post_init__(self, **kwargs):
+        earlier = _take_earlier_fields(kwargs)
         for name, config_class in self.sub_configs.items():
             value = getattr(self, name)
             if value is None or isinstance(value, dict):
-                setattr(self, name, config_class(**(value or {})))
+                fields = dict(value or {})
+                earlier += _take_earlier_fields(fields)
+                setattr(self, name, config_class(**fields))
+        if earlier:
+            logger.warning_once(f"This version has no such settings, they are left out: {', '.join(sorted(earlier))}.")
         # one place says what the special tokens are: the decoder's config
         self.pad_token_id = self.top_down_config.pad_token_id
         self.bos_token_id = self.top_down_config.bos_token_id
@@ -423,7 +413,7 @@ class ButdConfig(PreTrainedConfig):
             self.id2predicate = {index: f"PREDICATE_{index}" for index in range(self.num_predicates)}
         if self.predicate_names is not None:
             self.predicate_names = {int(index): name for index, name in self.predicate_names.items()}
-        kwargs.pop("custom_pipelines", None)  # follows from the architecture
+        kwargs.pop("custom_pipelines", None)  # follows from the architecture, as `auto_map` does
         super().__post_init__(**kwargs)
 
     @property
@@ -435,26 +425,21 @@ class ButdConfig(PreTrainedConfig):
         `trust_remote_code=True`.
         """
         is_remote = type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
-        return self._task_pipelines() if is_remote else {}
-
-    def _task_pipelines(self) -> dict[str, dict[str, Any]]:
-        pipelines = {}
-        for architecture in self.architectures or []:
-            pipelines.update(copy.deepcopy(TASK_PIPELINES.get(architecture, {})))  # transformers edits what it gets
-        return pipelines
+        return custom_pipelines(self.architectures) if is_remote else {}
 
     def to_dict(self) -> dict[str, Any]:
-        """As any config's, with `custom_pipelines`: a saved checkpoint offers them also when this object doesn't."""
+        """As any config's, with `auto_map` and `custom_pipelines`: where the checkpoint's code is."""
         output = super().to_dict()
         # loading a model tells its dtype to the halves, building one doesn't; their files look the same
         for name in self.sub_configs:
             output[name]["dtype"] = output["dtype"] or output[name]["dtype"]
-        auto_map = output.get("auto_map") or {}
-        for name, older_name in OLDER_AUTO_CLASSES.items():
-            if name in auto_map:
-                output["auto_map"] = auto_map = {**auto_map, older_name: auto_map[name]}
-        if pipelines := self._task_pipelines():
-            output["custom_pipelines"] = pipelines
+        for name, value in (
+            ("auto_map", auto_map(self.architectures)),
+            ("custom_pipelines", custom_pipelines(self.architectures)),
+        ):
+            output.pop(name, None)
+            if value:
+                output[name] = value
         return output
 
     def validate_tie_word_embeddings(self):

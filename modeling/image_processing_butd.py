@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures in, pixel values out: the one place that touches files, colour modes, orientation and bit depth."""
 
+import json
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from .images import (
 )
 from .post_processing import objects_in_pixels, segments_in_pixels
 from .post_processing_scene_graph import graphs_in_pixels
+from .remote_code import CarriesCode
 
 
 class ButdImageProcessorKwargs(ImagesKwargs, total=False):
@@ -62,7 +64,7 @@ class ButdImageProcessorKwargs(ImagesKwargs, total=False):
     picture as it came.
     """
 )
-class ButdImageProcessor(TorchvisionBackend):
+class ButdImageProcessor(CarriesCode, TorchvisionBackend):
     valid_kwargs = ButdImageProcessorKwargs
     model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_mask"]
 
@@ -124,6 +126,22 @@ class ButdImageProcessor(TorchvisionBackend):
         _check_recipe(recipe)
         recipe_kwargs = {"size": PUBLISHED_SIZES[recipe], "image_mean": list(PUBLISHED_MEAN), "image_std": [1.0] * 3}
         return cls(**{**recipe_kwargs, "recipe": recipe, **kwargs})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As any image processor's, without what loading noted."""
+        output = super().to_dict()
+        output.pop("auto_map", None)
+        return output
+
+    def to_json_string(self) -> str:
+        """
+        As any image processor's, without its class: the model's config names it.
+
+        From a class named here, AutoVideoProcessor would derive one of its own, and ask whether to run its code.
+        """
+        fields = self.to_dict()
+        del fields["image_processor_type"]
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
     @auto_docstring
     def preprocess(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bottom-Up Top-Down attention models: the image proposes regions, the task attends to them."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -16,20 +16,17 @@ from .bottom_up.bottom_up import ButdBottomUp
 from .configuration_butd import ButdConfig
 from .outputs import ButdConditionalGenerationOutput, ButdEncoderOutput, ButdModelOutput
 from .regions import ButdRegions, ready_regions
+from .remote_code import CarriesCode
 from .top_down.gru import ButdGruDecoder
 from .top_down.lstm import ButdLstmDecoder
 from .top_down.transformer import ButdTransformerDecoder
 from .word_repetition import ButdUniqueWordsLogitsProcessor
 
 
-if TYPE_CHECKING:  # not needed here, but files imported by this one are copied into checkpoints with it
-    from .pipelines.image_to_text import ImageToTextPipeline as ImageToTextPipeline
-
 TOP_DOWN_DECODERS = {"transformer": ButdTransformerDecoder, "lstm": ButdLstmDecoder, "gru": ButdGruDecoder}
 
 
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
-class ButdPreTrainedModel(PreTrainedModel):
+class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
     config_class = ButdConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -61,7 +58,6 @@ class ButdPreTrainedModel(PreTrainedModel):
             init.copy_(module.bias_ih, bias)
 
 
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 class ButdModel(ButdPreTrainedModel):
     """Bottom-up selection of regions and a top-down decoder that attends to them, without a head."""
 
@@ -134,7 +130,6 @@ class ButdModel(ButdPreTrainedModel):
         needs_boxes = not self.config.top_down_config.is_recurrent
         return ready_regions(features, boxes, mask, region_size=self.bottom_up.region_size, needs_boxes=needs_boxes)
 
-    # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers
     @can_return_tuple
     def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
@@ -203,7 +198,6 @@ class ButdModel(ButdPreTrainedModel):
         )
 
 
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
     """Image captioning: text about an image, word by word, each word attending to the regions it needs."""
 
@@ -224,7 +218,6 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
     def get_decoder(self) -> nn.Module:
         return self.model.get_decoder()
 
-    # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers
     @can_return_tuple
     def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded

@@ -32,7 +32,6 @@ def with_no_object(logits: torch.Tensor) -> torch.Tensor:
     return torch.cat([logits, logits.new_zeros((*logits.shape[:-1], 1))], dim=-1)
 
 
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 class ButdForObjectDetection(ButdPreTrainedModel):
     """Object detection: the selected regions become queries, and decoder layers refine class and box of each."""
 
@@ -71,7 +70,6 @@ class ButdForObjectDetection(ButdPreTrainedModel):
     def get_decoder(self) -> nn.Module:
         return self.top_down
 
-    # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
     @can_return_tuple
     def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
         self,
@@ -187,7 +185,6 @@ class ButdForObjectDetection(ButdPreTrainedModel):
         return {}
 
 
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 class ButdForInstanceSegmentation(ButdForObjectDetection):
     """Instance segmentation: detection, and a soft mask within the box of each query."""
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Visual question answering: the question decides which of the proposed regions matter."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -18,15 +18,9 @@ from .top_down.glimpses import ButdGlimpses
 from .top_down.question_encoder import ButdQuestionEncoder
 
 
-if TYPE_CHECKING:  # not needed here, but files imported by this one are copied into checkpoints with it
-    from .pipelines.visual_question_answering import (
-        VisualQuestionAnsweringPipeline as VisualQuestionAnsweringPipeline,
-    )
-
 SINGLE, SOFT = "single_label_classification", "multi_label_classification"  # transformers' names of problem types
 
 
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 class ButdForQuestionAnswering(ButdPreTrainedModel):
     """Visual question answering: the question steers attention over the regions; answers are `config.id2label`."""
 
@@ -83,7 +77,6 @@ class ButdForQuestionAnswering(ButdPreTrainedModel):
             raise ValueError("Give `pixel_values`, or `region_features` with `region_boxes`; got neither.")
         return self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
 
-    # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
     @can_return_tuple
     def forward(  # trf-ignore: TRF045, the encoder collects: hooks would see padding before it is moved
         self,

@@ -11,7 +11,6 @@ from .modeling_butd import ButdPreTrainedModel
 from .regions import ButdRegions
 
 
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 class ButdRegionModel(ButdPreTrainedModel):
     """Bottom-up selection of regions, without a top-down half."""
 
@@ -22,7 +21,6 @@ class ButdRegionModel(ButdPreTrainedModel):
         self.bottom_up = ButdBottomUp(config.bottom_up_config)
         self.post_init()
 
-    # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
     @can_return_tuple
     def forward(
         self,

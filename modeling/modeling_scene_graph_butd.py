@@ -2,7 +2,7 @@
 """Scene graphs: the image proposes regions, the task names them and finds how they are related."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -27,11 +27,6 @@ from .regions import ButdRegions
 from .top_down.scene_graph import CERTAIN_LOGIT, ButdObjectHead, ButdPairs, ButdSceneGraphDecoder
 
 
-if TYPE_CHECKING:  # not needed here, but files imported by this one are copied into checkpoints with it
-    from .pipelines.scene_graph_generation import SceneGraphGenerationPipeline as SceneGraphGenerationPipeline
-
-
-# trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
 class ButdForSceneGraphGeneration(ButdPreTrainedModel):
     """
     Scene graphs: objects, and subject - predicate - object triples of them.
@@ -78,7 +73,6 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
         self.top_down.frequency_prior.fit(labels, min_count)
         self.config.num_frequent_pairs = len(self.top_down.frequency_prior.pair_keys)
 
-    # trf-ignore: TRF057, outside transformers it calls the model "None" and prints from a folder named models
     @can_return_tuple
     def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
         self,

@@ -11,13 +11,15 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.tokenization_utils_base import TextInput
-from transformers.utils import auto_docstring
+from transformers.utils import PROCESSOR_NAME, auto_docstring, cached_file
 
 from .image_processing_butd import ButdImageProcessor, ButdImageProcessorKwargs
+from .remote_code import CarriesCode
 
 
 IGNORED_LABEL = -100  # what torch's cross entropy leaves out
 LOADING_RECORDS = ("is_local", "local_files_only")  # how a tokenizer was loaded, which it would save as its own
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 UNLIMITED_LENGTH = 10**9  # tokenizers without a longest text give an astronomic model_max_length
 
 
@@ -35,7 +37,7 @@ class ButdProcessorKwargs(ProcessingKwargs, total=False):
     tokenizer adds, and of one that is too long the model reads the beginning; `truncation=True` cuts it here.
     """
 )
-class ButdProcessor(ProcessorMixin):
+class ButdProcessor(CarriesCode, ProcessorMixin):
     valid_processor_kwargs = ButdProcessorKwargs
     text_kwargs: ClassVar[dict[str, Any]] = {"padding": True, "padding_side": "left", "return_token_type_ids": False}
 
@@ -138,15 +140,25 @@ class ButdProcessor(ProcessorMixin):
         return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
 
     @classmethod
-    def register_for_auto_class(cls, auto_class: str | type = "AutoProcessor") -> None:
-        """
-        Lets saved processors carry their code, the image processor's too: without that, none of them would load.
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """As every processor's; of a checkpoint without words (a detector's, say), its image processor."""
+        files = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        missing = {
+            f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")
+        }
+        if (
+            cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **files, **missing) is None
+            and cached_file(pretrained_model_name_or_path, "tokenizer_config.json", **files, **missing) is None
+        ):
+            return ButdImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
-        Args:
-            auto_class: The auto class that is to find the processor.
-        """
-        super().register_for_auto_class(auto_class)
-        ButdImageProcessor.register_for_auto_class()
+    def to_dict(self) -> dict[str, Any]:
+        """As any processor's, with `auto_map`: where the checkpoint's code is."""
+        output = super().to_dict()
+        output["auto_map"] = {"AutoProcessor": "processing_butd.ButdProcessor"}
+        output["image_processor"]["auto_map"] = {"AutoImageProcessor": "image_processing_butd.ButdImageProcessor"}
+        return output
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any

@@ -4,8 +4,13 @@
 from pathlib import Path
 
 
-# tasks whose pipelines are transformers' own
-STOCK_TASKS = ("image-segmentation", "object-detection")
+DEFAULT_TASKS = (
+    "image-to-text",
+    "visual-question-answering",
+    "scene-graph-generation",
+    "object-detection",
+    "image-segmentation",
+)
 
 
 def checkpoint_folder(task: str) -> Path:
@@ -29,11 +34,10 @@ def default_checkpoint(task: str) -> str:
         ValueError: If the package has no default for this task.
         FileNotFoundError: If it should have, but the folder is missing.
     """
-    from ..registration import TASKS
-
-    known = sorted({*TASKS, *STOCK_TASKS})
-    if task not in known:
-        raise ValueError(f"there is no default checkpoint for {task!r}, only for {', '.join(map(repr, known))}.")
+    if task not in DEFAULT_TASKS:
+        raise ValueError(
+            f"there is no default checkpoint for {task!r}, only for {', '.join(map(repr, sorted(DEFAULT_TASKS)))}."
+        )
     folder = checkpoint_folder(task)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
