@@ -13,6 +13,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
 from .bottom_up.bottom_up import ButdBottomUp
+from .bottom_up.rpn import ButdBottomUpOutput
 from .configuration_butd import ButdConfig
 from .outputs import ButdConditionalGenerationOutput, ButdEncoderOutput, ButdModelOutput
 from .regions import ButdRegions, ready_regions
@@ -56,6 +57,31 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
             if isinstance(module, nn.LSTMCell):
                 bias.view(4, -1)[1] = module.forget_bias  # gates come as input, forget, cell, output
             init.copy_(module.bias_ih, bias)
+
+    def encode_image(
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_mask: torch.LongTensor | None = None,
+        region_features: torch.FloatTensor | None = None,
+        region_boxes: torch.FloatTensor | None = None,
+        region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
+    ) -> ButdBottomUpOutput:
+        """The regions of images, selected or ready."""
+        if region_features is not None:
+            top_down = self.config.top_down_config
+            regions = ready_regions(
+                region_features,
+                region_boxes,
+                region_mask,
+                region_size=self.bottom_up.region_size,
+                needs_boxes=not top_down.is_recurrent and top_down.question_variant == "glimpses",
+            )
+            return ButdBottomUpOutput(regions=regions)
+        if pixel_values is None:
+            raise ValueError("Give `pixel_values`, or `region_features` with `region_boxes`; got neither.")
+        regions = self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
+        return ButdBottomUpOutput(regions=regions)
 
 
 class ButdModel(ButdPreTrainedModel):

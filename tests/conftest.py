@@ -114,14 +114,14 @@ def tiny_oracle(tmp_path_factory, tiny_tokenizer) -> str:
 
 
 @pytest.fixture(scope="session")
-def picture_paths(tmp_path_factory) -> list[str]:
+def image_paths(tmp_path_factory) -> list[str]:
     """Three pictures of different sizes and content, as PNG files. Not to be written to."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     paths = []
     for index, (height, width) in enumerate([(64, 96), (120, 60), (70, 70)]):
         coarse = PIL.Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        paths.append(str(Path(folder) / f"picture_{index}.png"))
+        paths.append(str(Path(folder) / f"image_{index}.png"))
         coarse.resize((width, height), PIL.Image.Resampling.BICUBIC).save(paths[-1])
     return paths
 

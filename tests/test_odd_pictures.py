@@ -20,8 +20,8 @@ def test_pictures_without_anything_in_them_get_a_caption(captioner, size, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["truncated", "text"])
-def test_what_cannot_be_read_is_named(captioner, kind, tmp_path, picture_paths):
-    good, bad = picture_paths[0], tmp_path / f"{kind}.png"
+def test_what_cannot_be_read_is_named(captioner, kind, tmp_path, image_paths):
+    good, bad = image_paths[0], tmp_path / f"{kind}.png"
     with open(good, "rb") as opened:
         bad.write_bytes(opened.read()[:200] if kind == "truncated" else b"this is not a picture")
     with pytest.raises(ValueError, match=rf"{kind}\.png"):

@@ -176,11 +176,11 @@ def test_default_checkpoint(default_checkpoint_folder):
         butd_hf.default_checkpoint("text-to-image")
 
 
-def test_pipeline_without_a_model(default_checkpoint_folder, picture_paths):
+def test_pipeline_without_a_model(default_checkpoint_folder, image_paths):
     captioner = pipeline("image-to-text", device="cpu")
     assert captioner.model.name_or_path == str(default_checkpoint_folder)
     assert captioner.model.dtype == torch.float32
-    assert list(captioner(picture_paths[0])[0]) == ["generated_text"]
+    assert list(captioner(image_paths[0])[0]) == ["generated_text"]
 
 
 def test_missing_default_checkpoint(default_checkpoint_folder):
@@ -191,13 +191,13 @@ def test_missing_default_checkpoint(default_checkpoint_folder):
         pipeline("image-to-text")
 
 
-def test_default_oracle(default_checkpoint_folder, tiny_oracle, picture_paths):
+def test_default_oracle(default_checkpoint_folder, tiny_oracle, image_paths):
     with pytest.raises(FileNotFoundError, match=r"'visual-question-answering' is missing .* Reinstall butd_hf"):
         pipeline("vqa")
     shutil.copytree(tiny_oracle, default_checkpoint_folder.parent / "visual-question-answering")
     oracle = pipeline("vqa", device="cpu")
     assert type(oracle) is butd_hf.VisualQuestionAnsweringPipeline
-    assert set(oracle(picture_paths[0], "a dog", top_k=1)[0]) == {"score", "answer"}
+    assert set(oracle(image_paths[0], "a dog", top_k=1)[0]) == {"score", "answer"}
 
 
 def test_half_precision_is_on_disk_only(default_checkpoint_folder, tiny_checkpoint):

@@ -41,7 +41,7 @@ class ButdCandidates(ModelOutput):
 
 
 @dataclass
-class ButdBottomUpOutput(ModelOutput):
+class ButdBottomUpOutput:
     """
     What the learned bottom-up half found in a batch of images.
 

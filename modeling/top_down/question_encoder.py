@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The question: words in, one state per word and one for all of them out."""
+"""Question encoders: one state per word, and one for the whole question."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
@@ -62,12 +61,11 @@ def words_last(values: torch.Tensor, is_word: torch.Tensor, length: int) -> torc
 
 class ButdQuestionEncoder(nn.Module):
     """
-    Reads a question, by a transformer, a GRU or an LSTM with word embeddings of its own, or by a pretrained encoder.
-    With `question_ngrams`, a bag of its n-grams is heard beside the state of all its words.
+    Reads a question by a transformer, a GRU or an LSTM, as `config.decoder` says; with `question_ngrams`, a bag of its
+    n-grams is added to the state of the question.
 
-    What comes after the first `max_position_embeddings` words isn't read. The result depends neither on the padding
-    nor on its side. A question without a word has a state of its own: zero for a transformer, that before the first
-    word for a recurrent network.
+    Words beyond the first `max_position_embeddings` aren't read. The result depends neither on the padding nor on its
+    side. The state of a question without a word is zero for a transformer, and the initial state of a recurrent one.
     """
 
     def __init__(self, config: ButdTopDownConfig):
@@ -76,19 +74,13 @@ class ButdQuestionEncoder(nn.Module):
         self.gradient_checkpointing = False
         self.longest = config.max_position_embeddings
         self.dropout = nn.Dropout(config.dropout)
-        if config.text_encoder is not None or config.text_encoder_config is not None:
-            self.kind = "pretrained"
-            self.ngrams = None
-            self.text_encoder = self.build_text_encoder(config)
-            self.text_proj = nn.Linear(self.text_encoder.config.hidden_size, config.hidden_size)
-            return
         self.kind = config.decoder
         self.ngrams = ButdQuestionNgrams(config) if config.question_ngrams else None
         embedding_size = config.embedding_size or config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, embedding_size, padding_idx=config.pad_token_id)
         if self.kind == "transformer":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-            # words are placed in a question as regions are in a picture
+            # a word's position is to a question what a region's box is to an image
             self.layers = nn.ModuleList([ButdRegionLayer(config) for _ in range(config.num_hidden_layers)])
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         else:
@@ -98,26 +90,14 @@ class ButdQuestionEncoder(nn.Module):
     def init_own_weights(self):
         if self.kind not in ("gru", "lstm"):
             return
-        for weight in self.rnn.parameters():  # torch's own, which the shares of gates are made for
+        for weight in self.rnn.parameters():  # torch's own
             init.uniform_(weight, -(self.config.hidden_size**-0.5), self.config.hidden_size**-0.5)
-        # no norm follows, as in a transformer, and gates hardly hear small words: as large as those of GloVe
+        # no norm follows, as in a transformer, and small embeddings hardly move gates: as large as those of GloVe
         words = self.embed_tokens.weight
         if not getattr(words, "_is_hf_initialized", False):
             init.normal_(words, std=WORD_SCALE)
             if self.embed_tokens.padding_idx is not None:
                 init.zeros_(words[self.embed_tokens.padding_idx])
-
-    def build_text_encoder(self, config: ButdTopDownConfig) -> nn.Module:
-        """The encoder that the config names, with its weights unless these come with the model's own."""
-        if config.text_encoder_config is None:
-            encoder = AutoModel.from_pretrained(config.text_encoder)
-            config.text_encoder_config = encoder.config.to_dict()
-            return encoder
-        values = dict(config.text_encoder_config)
-        return AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.text_encoder.get_input_embeddings() if self.kind == "pretrained" else self.embed_tokens
 
     def forward(
         self,
@@ -145,27 +125,22 @@ class ButdQuestionEncoder(nn.Module):
             attention_mask = torch.zeros(given.shape[:2], device=given.device)
         if self.ngrams is not None and inputs_embeds is not None:
             raise ValueError(
-                "`inputs_embeds` don't tell which words they are, expected `input_ids` with question_ngrams="
+                "`inputs_embeds` have no n-grams, expected `input_ids` with question_ngrams="
                 f"{self.config.question_ngrams}."
             )
         given, is_word = words_first(given, attention_mask.bool(), self.longest)
-        words = self.get_input_embeddings()(given.long()) if inputs_embeds is None else given
-        if self.training and self.config.word_dropout > 0:
-            is_kept = torch.rand(is_word.shape, device=words.device) >= self.config.word_dropout
-            words = words * is_kept[..., None].to(words.dtype)
-        # one that is read alone isn't padded, and nothing else tells "no word" from "a word that says nothing"
+        words = self.embed_tokens(given.long()) if inputs_embeds is None else given
+        # a question that is read alone isn't padded: padding must not differ from nothing
         words = words * is_word[..., None].to(words.dtype)
         if self.kind == "transformer":
-            question = self.read_at_once(words, is_word)
-        elif self.kind == "pretrained":
-            question = self.read_pretrained(words, is_word)
+            question = self.read_by_transformer(words, is_word)
         else:
-            question = self.read_in_order(words, is_word)
+            question = self.read_by_rnn(words, is_word)
         if self.ngrams is not None:
             question.pooled = question.pooled + self.dropout(self.ngrams(given, is_word))
         return question
 
-    def read_at_once(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
+    def read_by_transformer(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
         positions = self.embed_positions.weight[None, : words.shape[1]]  # (1, length, hidden_size)
         hidden_states = self.dropout(words)
         mask = create_bidirectional_mask(  # for one query: the same for every other
@@ -178,16 +153,13 @@ class ButdQuestionEncoder(nn.Module):
         for layer in self.layers:
             hidden_states = layer(hidden_states, positions, mask)
             all_hidden_states += (hidden_states,)
-        return self.pooled(self.norm(hidden_states), is_word, all_hidden_states)
+        hidden_states = self.norm(hidden_states) * is_word[..., None].to(hidden_states.dtype)
+        counts = is_word.sum(dim=1, keepdim=True).clamp(min=1)  # (num_questions, 1)
+        pooled = hidden_states.sum(dim=1) / counts  # (num_questions, hidden_size)
+        return ButdQuestion(last_hidden_state=hidden_states, pooled=pooled, hidden_states=all_hidden_states)
 
-    def read_pretrained(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
-        mask = is_word | ~is_word.any(dim=1, keepdim=True)  # an empty question: no NaN
-        read = self.text_encoder(inputs_embeds=words, attention_mask=mask.long())
-        hidden_states = self.dropout(self.text_proj(read.last_hidden_state))  # (num_questions, length, hidden_size)
-        return self.pooled(hidden_states, is_word, (words, hidden_states))
-
-    def read_in_order(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
-        # CODEPATH: published models read the padding before a question, others nothing but its words
+    def read_by_rnn(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
+        # CODEPATH: published models read the padding before a question too
         if self.config.question_variant != "glimpses":
             words = words_last(words, is_word, self.longest)  # (num_questions, longest, embedding_size)
             hidden_states, _ = self.rnn(words)
@@ -202,15 +174,6 @@ class ButdQuestionEncoder(nn.Module):
         return ButdQuestion(
             last_hidden_state=hidden_states, pooled=self.dropout(pooled), hidden_states=(words, hidden_states)
         )
-
-    def pooled(
-        self, hidden_states: torch.Tensor, is_word: torch.Tensor, all_hidden_states: tuple[torch.Tensor, ...]
-    ) -> ButdQuestion:
-        """The mean over the words."""
-        hidden_states = hidden_states * is_word[..., None].to(hidden_states.dtype)
-        counts = is_word.sum(dim=1, keepdim=True).clamp(min=1)  # (num_questions, 1)
-        pooled = hidden_states.sum(dim=1) / counts  # (num_questions, hidden_size)
-        return ButdQuestion(last_hidden_state=hidden_states, pooled=pooled, hidden_states=all_hidden_states)
 
 
 __all__ = ["ButdQuestion", "ButdQuestionEncoder"]

@@ -25,10 +25,10 @@ def plain(text):
 
 
 @pytest.fixture
-def photos(picture_paths, tmp_path):
+def photos(image_paths, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for path in picture_paths:
+    for path in image_paths:
         shutil.copy(path, folder)
     return folder
 

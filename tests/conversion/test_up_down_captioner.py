@@ -231,7 +231,7 @@ def test_the_processor_reads_and_writes_the_ports_words(converted, model):
     assert texts[0].startswith("a") and texts[1].startswith("the red")
 
 
-def test_regions_from_a_named_bottom_up(tmp_path, tiny_checkpoint, picture_paths):
+def test_regions_from_a_named_bottom_up(tmp_path, tiny_checkpoint, image_paths):
     named = butd_hf.ButdForConditionalGeneration.from_pretrained(tiny_checkpoint)
     size = named.model.bottom_up.region_size
     torch.save(port_tensors(region=size), tmp_path / "model.pth")
@@ -242,7 +242,7 @@ def test_regions_from_a_named_bottom_up(tmp_path, tiny_checkpoint, picture_paths
     for name, tensor in named.model.bottom_up.state_dict().items():
         assert torch.equal(model.model.bottom_up.state_dict()[name], tensor)
     processor = butd_hf.ButdProcessor.from_pretrained(tmp_path / "converted")
-    pictures = processor(images=picture_paths[:2], return_tensors="pt")
+    pictures = processor(images=image_paths[:2], return_tensors="pt")
     captions = model.generate(**pictures)
     regions = named.model.bottom_up(**pictures)
     ready = model.generate(region_features=regions.features, region_boxes=regions.boxes, region_mask=regions.mask)

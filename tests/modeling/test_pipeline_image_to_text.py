@@ -41,9 +41,9 @@ def captioner(tiny_checkpoint):
 
 
 @pytest.fixture(scope="module")
-def captions(captioner, picture_paths):
+def captions(captioner, image_paths):
     """One by one, what everything else is compared with."""
-    return [captioner(path, max_new_tokens=8) for path in picture_paths]
+    return [captioner(path, max_new_tokens=8) for path in image_paths]
 
 
 @pytest.fixture
@@ -73,90 +73,90 @@ def test_a_picture_gives_a_list_of_one(captions):
     assert len({generated(outputs)[0] for outputs in captions}) > 1  # else the other tests could not tell them apart
 
 
-def test_pictures_come_in_many_ways(captioner, captions, picture_paths):
-    picture = PIL.Image.open(picture_paths[0])
-    for inputs in (picture, Path(picture_paths[0]), np.asarray(picture)):
+def test_pictures_come_in_many_ways(captioner, captions, image_paths):
+    picture = PIL.Image.open(image_paths[0])
+    for inputs in (picture, Path(image_paths[0]), np.asarray(picture)):
         assert captioner(inputs, max_new_tokens=8) == captions[0]
-    assert captioner(images=picture_paths[0], max_new_tokens=8) == captions[0]
+    assert captioner(images=image_paths[0], max_new_tokens=8) == captions[0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_pictures_of_different_sizes_in_batches(captioner, captions, picture_paths, batch_size):
-    assert captioner(picture_paths, max_new_tokens=8, batch_size=batch_size) == captions
-    tensors = [torch.from_numpy(np.array(PIL.Image.open(path))).movedim(-1, 0) for path in picture_paths]
+def test_pictures_of_different_sizes_in_batches(captioner, captions, image_paths, batch_size):
+    assert captioner(image_paths, max_new_tokens=8, batch_size=batch_size) == captions
+    tensors = [torch.from_numpy(np.array(PIL.Image.open(path))).movedim(-1, 0) for path in image_paths]
     assert captioner(tensors, max_new_tokens=8, batch_size=batch_size) == captions
 
 
-def test_lists_generators_and_datasets(captioner, captions, picture_paths):
+def test_lists_generators_and_datasets(captioner, captions, image_paths):
     class Pictures(Dataset):
         def __len__(self):
-            return len(picture_paths)
+            return len(image_paths)
 
         def __getitem__(self, index):
-            return {"image": picture_paths[index]}
+            return {"image": image_paths[index]}
 
     assert captioner([], max_new_tokens=8) == []
-    assert captioner(picture_paths[:1], max_new_tokens=8) == captions[:1]
-    assert captioner(tuple(picture_paths), max_new_tokens=8) == captions
-    assert list(captioner((path for path in picture_paths), max_new_tokens=8)) == captions
+    assert captioner(image_paths[:1], max_new_tokens=8) == captions[:1]
+    assert captioner(tuple(image_paths), max_new_tokens=8) == captions
+    assert list(captioner((path for path in image_paths), max_new_tokens=8)) == captions
     assert list(captioner(KeyDataset(Pictures(), "image"), max_new_tokens=8, batch_size=2)) == captions
     with pytest.raises(ValueError, match="without an inputs argument"):
         captioner()
 
 
-def test_column_of_a_dataset(captioner, captions, picture_paths):
+def test_column_of_a_dataset(captioner, captions, image_paths):
     datasets = pytest.importorskip("datasets")
-    dataset = datasets.Dataset.from_dict({"image": picture_paths}).cast_column("image", datasets.Image())
+    dataset = datasets.Dataset.from_dict({"image": image_paths}).cast_column("image", datasets.Image())
     assert captioner(dataset["image"], max_new_tokens=8, batch_size=2) == captions
 
 
-def test_prompt_begins_every_caption(captioner, picture_paths):
-    outputs = captioner(picture_paths, prompt="a brown dog", max_new_tokens=4, batch_size=2)
+def test_prompt_begins_every_caption(captioner, image_paths):
+    outputs = captioner(image_paths, prompt="a brown dog", max_new_tokens=4, batch_size=2)
     assert all(generated(output)[0].startswith("a brown dog") for output in outputs)
-    assert outputs == [captioner(path, prompt="a brown dog", max_new_tokens=4) for path in picture_paths]
+    assert outputs == [captioner(path, prompt="a brown dog", max_new_tokens=4) for path in image_paths]
     with pytest.raises(ValueError, match="single string, got list"):
-        captioner(picture_paths, prompt=["a dog", "a cat"])
+        captioner(image_paths, prompt=["a dog", "a cat"])
 
 
-def test_length(captioner, picture_paths, tiny_tokenizer):
+def test_length(captioner, image_paths, tiny_tokenizer):
     never_ending = {"eos_token_id": None}
     for arguments in ({"max_new_tokens": 3}, {"generate_kwargs": {"max_new_tokens": 3}}):
         arguments["generate_kwargs"] = {**arguments.get("generate_kwargs", {}), "suppress_tokens": [0, 1, 2]}
-        text = generated(captioner(picture_paths[0], **arguments))[0]
+        text = generated(captioner(image_paths[0], **arguments))[0]
         assert len(tiny_tokenizer(text, add_special_tokens=False)["input_ids"]) == 3
     with pytest.raises(ValueError, match="defined both"):
-        captioner(picture_paths[0], max_new_tokens=3, generate_kwargs={"max_new_tokens": 3})
+        captioner(image_paths[0], max_new_tokens=3, generate_kwargs={"max_new_tokens": 3})
     with pytest.raises(TypeError, match="num_beams"):
-        captioner(picture_paths[0], num_beams=2)
+        captioner(image_paths[0], num_beams=2)
     # the default of 256 tokens is more than the model has positions for
-    assert generated(captioner(picture_paths[0], generate_kwargs=never_ending))
+    assert generated(captioner(image_paths[0], generate_kwargs=never_ending))
 
 
-def test_every_picture_gets_its_returned_sequences(captioner, picture_paths):
+def test_every_picture_gets_its_returned_sequences(captioner, image_paths):
     generate_kwargs = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 6}
-    singles = [captioner(path, generate_kwargs=generate_kwargs) for path in picture_paths]
+    singles = [captioner(path, generate_kwargs=generate_kwargs) for path in image_paths]
     assert [len(single) for single in singles] == [2, 2, 2]
-    assert captioner(picture_paths, generate_kwargs=generate_kwargs, batch_size=3) == singles
+    assert captioner(image_paths, generate_kwargs=generate_kwargs, batch_size=3) == singles
     as_dict = {**generate_kwargs, "return_dict_in_generate": True}
-    assert captioner(picture_paths[0], generate_kwargs=as_dict) == singles[0]
+    assert captioner(image_paths[0], generate_kwargs=as_dict) == singles[0]
 
 
-def test_unreadable_pictures_are_named(captioner, picture_paths, tmp_path):
+def test_unreadable_pictures_are_named(captioner, image_paths, tmp_path):
     missing, broken, truncated = (str(tmp_path / name) for name in ("missing.png", "broken.png", "truncated.png"))
     Path(broken).write_text("not a picture")
-    Path(truncated).write_bytes(Path(picture_paths[0]).read_bytes()[:200])
+    Path(truncated).write_bytes(Path(image_paths[0]).read_bytes()[:200])
     for path in (missing, broken, truncated):
         with pytest.raises(ValueError, match=Path(path).name):
-            captioner([picture_paths[0], path])
+            captioner([image_paths[0], path])
     with pytest.raises(ValueError, match="NoneType"):
         captioner([None])
 
 
-def test_timeout_reaches_the_download(captioner, captions, picture_paths, monkeypatch):
+def test_timeout_reaches_the_download(captioner, captions, image_paths, monkeypatch):
     calls = []
 
     class Response:
-        content = Path(picture_paths[0]).read_bytes()
+        content = Path(image_paths[0]).read_bytes()
 
         def raise_for_status(self):
             return self
@@ -170,15 +170,15 @@ def test_timeout_reaches_the_download(captioner, captions, picture_paths, monkey
     assert calls == [("https://example.com/photo.png", 2.5)]
 
 
-def test_parts_can_be_passed(tiny_checkpoint, captions, picture_paths):
+def test_parts_can_be_passed(tiny_checkpoint, captions, image_paths):
     model = AutoModelForImageTextToText.from_pretrained(tiny_checkpoint).train()
     processor = AutoProcessor.from_pretrained(tiny_checkpoint)
     parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
     for arguments in ({"processor": processor}, parts):
         captioner = pipeline("image-to-text", model=model, device="cpu", **arguments)
         assert not model.training
-        assert captioner(picture_paths[0], max_new_tokens=8) == captions[0]
-        assert generated(captioner(picture_paths[0], prompt="a dog", max_new_tokens=3))[0].startswith("a dog")
+        assert captioner(image_paths[0], max_new_tokens=8) == captions[0]
+        assert generated(captioner(image_paths[0], prompt="a dog", max_new_tokens=3))[0].startswith("a dog")
     with pytest.raises(ValueError, match="found no image_processor"):
         pipeline("image-to-text", model=model, tokenizer=processor.tokenizer, device="cpu")
 
@@ -191,21 +191,21 @@ def test_passed_image_processor_wins(tiny_checkpoint):
         assert captioner.features(picture, prompt)["pixel_values"].shape == (1, 3, 32, 32)
 
 
-def test_half_precision_on_the_cpu(tiny_checkpoint, captions, picture_paths, tmp_path):
+def test_half_precision_on_the_cpu(tiny_checkpoint, captions, image_paths, tmp_path):
     half = pipeline("image-to-text", model=tiny_checkpoint, dtype=torch.float16, device="cpu")
     assert half.model.dtype == torch.float16
-    assert generated(half(picture_paths[0], max_new_tokens=8))
+    assert generated(half(image_paths[0], max_new_tokens=8))
     half.save_pretrained(tmp_path)
     assert pipeline("image-to-text", model=str(tmp_path), device="cpu").model.dtype == torch.float32
 
 
-def test_image_text_to_text(tiny_checkpoint, picture_paths, captions):
+def test_image_text_to_text(tiny_checkpoint, image_paths, captions):
     captioner = pipeline("image-text-to-text", model=tiny_checkpoint, device="cpu")
-    outputs = captioner(images=picture_paths[0], text="", max_new_tokens=8)
+    outputs = captioner(images=image_paths[0], text="", max_new_tokens=8)
     assert [output["generated_text"] for output in outputs] == generated(captions[0])
-    outputs = captioner(images=picture_paths[0], text="a dog", max_new_tokens=8)
+    outputs = captioner(images=image_paths[0], text="a dog", max_new_tokens=8)
     assert outputs[0]["generated_text"].startswith("a dog")
-    assert captioner(images=picture_paths[0], text="a dog")  # the default length is more than there are positions
+    assert captioner(images=image_paths[0], text="a dog")  # the default length is more than there are positions
 
 
 def other_models() -> dict:
@@ -227,7 +227,7 @@ def other_models() -> dict:
 
 
 @pytest.mark.parametrize("name", ["blip", "git", "vit-gpt2"])
-def test_other_models(name, bert_tokenizer, picture_paths, tmp_path):
+def test_other_models(name, bert_tokenizer, image_paths, tmp_path):
     model = other_models()[name]()
     model.save_pretrained(tmp_path)
     image_processor = (ViTImageProcessor if name == "vit-gpt2" else BlipImageProcessor)(size=SIZE)
@@ -239,15 +239,15 @@ def test_other_models(name, bert_tokenizer, picture_paths, tmp_path):
 
     captioner = pipeline("image-to-text", model=str(tmp_path), device="cpu")
     assert type(captioner) is butd_hf.ImageToTextPipeline
-    singles = [captioner(path, max_new_tokens=5) for path in picture_paths]
+    singles = [captioner(path, max_new_tokens=5) for path in image_paths]
     assert all(isinstance(generated(single)[0], str) for single in singles)
-    assert captioner(picture_paths, max_new_tokens=5, batch_size=2) == singles
+    assert captioner(image_paths, max_new_tokens=5, batch_size=2) == singles
     if name == "vit-gpt2":
         with pytest.raises(ValueError, match="does not support conditional"):
-            captioner(picture_paths[0], prompt="a dog")
+            captioner(image_paths[0], prompt="a dog")
     else:
-        outputs = captioner(picture_paths, prompt="a dog", max_new_tokens=5, batch_size=2)
+        outputs = captioner(image_paths, prompt="a dog", max_new_tokens=5, batch_size=2)
         assert all(generated(output)[0].startswith("a dog") for output in outputs)
     captioner.save_pretrained(tmp_path / "again")
     again = pipeline("image-to-text", model=str(tmp_path / "again"), device="cpu")
-    assert again(picture_paths[0], max_new_tokens=5) == singles[0]
+    assert again(image_paths[0], max_new_tokens=5) == singles[0]

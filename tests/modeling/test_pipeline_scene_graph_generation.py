@@ -22,9 +22,9 @@ def grapher(tiny_grapher):
 
 
 @pytest.fixture(scope="module")
-def graphs(grapher, picture_paths):
+def graphs(grapher, image_paths):
     """One by one, what everything else is compared with."""
-    return [grapher(path, **ALL) for path in picture_paths]
+    return [grapher(path, **ALL) for path in image_paths]
 
 
 def close(graph, other):
@@ -37,10 +37,10 @@ def close(graph, other):
     return True
 
 
-def test_form(graphs, picture_paths, tiny_grapher):
+def test_form(graphs, image_paths, tiny_grapher):
     config = AutoModel.from_pretrained(tiny_grapher).config
     assert graphs[0] != graphs[1]
-    for graph, path in zip(graphs, picture_paths, strict=True):
+    for graph, path in zip(graphs, image_paths, strict=True):
         width, height = PIL.Image.open(path).size
         assert list(graph) == ["objects", "relations"] and len(graph["relations"]) == 5
         for each in graph["objects"]:
@@ -56,49 +56,49 @@ def test_form(graphs, picture_paths, tiny_grapher):
         assert scores == sorted(scores, reverse=True)
 
 
-def test_pictures_come_in_many_ways(grapher, graphs, picture_paths):
-    picture = PIL.Image.open(picture_paths[0])
-    for inputs in (picture, Path(picture_paths[0]), np.asarray(picture)):
+def test_pictures_come_in_many_ways(grapher, graphs, image_paths):
+    picture = PIL.Image.open(image_paths[0])
+    for inputs in (picture, Path(image_paths[0]), np.asarray(picture)):
         assert grapher(inputs, **ALL) == graphs[0]
-    assert grapher(images=picture_paths[0], **ALL) == graphs[0]
+    assert grapher(images=image_paths[0], **ALL) == graphs[0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_lists_and_datasets_in_batches(grapher, graphs, picture_paths, batch_size):
+def test_lists_and_datasets_in_batches(grapher, graphs, image_paths, batch_size):
     class Rows(Dataset):
         def __len__(self):
-            return len(picture_paths)
+            return len(image_paths)
 
         def __getitem__(self, index):
-            return {"image": picture_paths[index]}
+            return {"image": image_paths[index]}
 
-    for inputs in (picture_paths, tuple(picture_paths), KeyDataset(Rows(), "image"), (path for path in picture_paths)):
+    for inputs in (image_paths, tuple(image_paths), KeyDataset(Rows(), "image"), (path for path in image_paths)):
         found = list(grapher(inputs, batch_size=batch_size, **ALL))
         assert len(found) == 3 and all(map(close, found, graphs))
     assert grapher([]) == []
 
 
-def test_thresholds(grapher, graphs, picture_paths):
+def test_thresholds(grapher, graphs, image_paths):
     scores = [each["score"] for each in graphs[0]["objects"]]
-    some = grapher(picture_paths[0], threshold=scores[2])
+    some = grapher(image_paths[0], threshold=scores[2])
     assert len(some["objects"]) == 2 and len(some["relations"]) == 2
-    assert grapher(picture_paths[0], threshold=1.0) == {"objects": [], "relations": []}
+    assert grapher(image_paths[0], threshold=1.0) == {"objects": [], "relations": []}
     third = graphs[0]["relations"][2]["score"]
-    assert len(grapher(picture_paths[0], threshold=0.0, relation_threshold=third)["relations"]) == 2
-    several = grapher(picture_paths[0], threshold=0.0, top_k=1000, graph_constraint=False)["relations"]
+    assert len(grapher(image_paths[0], threshold=0.0, relation_threshold=third)["relations"]) == 2
+    several = grapher(image_paths[0], threshold=0.0, top_k=1000, graph_constraint=False)["relations"]
     assert len(several) == 2 * len({(relation["subject"], relation["object"]) for relation in several})
 
 
-def test_one_thing_found_twice_has_no_relation_to_itself(grapher, picture_paths):
+def test_one_thing_found_twice_has_no_relation_to_itself(grapher, image_paths):
     every = {"threshold": 0.0, "top_k": 1000}
-    free = grapher(picture_paths[0], **every)
+    free = grapher(image_paths[0], **every)
     labels = [each["label"] for each in free["objects"]]
-    told, once = free["relations"], grapher(picture_paths[0], twin_overlap=0.0, **every)["relations"]
+    told, once = free["relations"], grapher(image_paths[0], twin_overlap=0.0, **every)["relations"]
     # no overlap is too little: what is called the same is one thing
     assert once == [each for each in told if labels[each["subject"]] != labels[each["object"]]] and once != told
-    assert grapher(picture_paths[0], twin_overlap=1.0, **every)["relations"] == told
+    assert grapher(image_paths[0], twin_overlap=1.0, **every)["relations"] == told
     said = {(labels[each["subject"]], each["predicate"], labels[each["object"]]) for each in told}
-    repeated = grapher(picture_paths[0], repeat_overlap=0.0, **every)["relations"]
+    repeated = grapher(image_paths[0], repeat_overlap=0.0, **every)["relations"]
     triples = [(labels[each["subject"]], each["predicate"], labels[each["object"]]) for each in repeated]
     assert len(triples) == len(set(triples)) < len(told) and set(triples) >= said
 

@@ -34,9 +34,9 @@ def oracle(tiny_oracle):
 
 
 @pytest.fixture(scope="module")
-def answers(oracle, picture_paths):
+def answers(oracle, image_paths):
     """One by one, what everything else is compared with: by question, then by picture."""
-    return {asked: [oracle(image=path, question=asked) for path in picture_paths] for asked in (QUESTION, OTHER)}
+    return {asked: [oracle(image=path, question=asked) for path in image_paths] for asked in (QUESTION, OTHER)}
 
 
 def same(got, expected):
@@ -58,30 +58,30 @@ def test_answers_have_scores(oracle, answers):
     assert answers[QUESTION][0] != answers[QUESTION][1]
 
 
-def test_alias(tiny_oracle, picture_paths, answers):
-    same([pipeline("vqa", model=tiny_oracle, device="cpu")(picture_paths[0], QUESTION)], answers[QUESTION][:1])
+def test_alias(tiny_oracle, image_paths, answers):
+    same([pipeline("vqa", model=tiny_oracle, device="cpu")(image_paths[0], QUESTION)], answers[QUESTION][:1])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
-def test_call_forms_of_version_4(oracle, picture_paths, answers, batch_size):
+def test_call_forms_of_version_4(oracle, image_paths, answers, batch_size):
     options = {"batch_size": batch_size}
-    pictures = [PIL.Image.open(path) for path in picture_paths]
-    assert same(oracle(picture_paths, QUESTION, **options), answers[QUESTION])
+    pictures = [PIL.Image.open(path) for path in image_paths]
+    assert same(oracle(image_paths, QUESTION, **options), answers[QUESTION])
     assert same(oracle(image=pictures, question=QUESTION, **options), answers[QUESTION])
     assert same(
-        oracle(picture_paths[1], [QUESTION, OTHER], **options), [answers[asked][1] for asked in (QUESTION, OTHER)]
+        oracle(image_paths[1], [QUESTION, OTHER], **options), [answers[asked][1] for asked in (QUESTION, OTHER)]
     )
-    assert same(oracle(picture_paths, [QUESTION, OTHER], **options), answers[QUESTION] + answers[OTHER])
-    assert same([oracle({"image": picture_paths[0], "question": OTHER}, **options)], answers[OTHER][:1])
-    asked = [{"image": path, "question": OTHER} for path in picture_paths]
+    assert same(oracle(image_paths, [QUESTION, OTHER], **options), answers[QUESTION] + answers[OTHER])
+    assert same([oracle({"image": image_paths[0], "question": OTHER}, **options)], answers[OTHER][:1])
+    asked = [{"image": path, "question": OTHER} for path in image_paths]
     assert same(oracle(asked, **options), answers[OTHER])
     assert same(oracle(tuple(asked), **options), answers[OTHER])
     assert same(list(oracle((each for each in asked), **options)), answers[OTHER])
     assert oracle([], QUESTION) == oracle([]) == []
 
 
-def test_datasets(oracle, picture_paths, answers):
-    table = datasets.Dataset.from_dict({"image": picture_paths, "question": [OTHER] * 3})
+def test_datasets(oracle, image_paths, answers):
+    table = datasets.Dataset.from_dict({"image": image_paths, "question": [OTHER] * 3})
     table = table.cast_column("image", datasets.Image())
     assert same(oracle(table), answers[OTHER])
     assert same(oracle(table["image"], OTHER, batch_size=2), answers[OTHER])
@@ -97,45 +97,45 @@ def test_datasets(oracle, picture_paths, answers):
     assert same(list(oracle(Asked(), batch_size=2)), answers[OTHER])
 
 
-def test_top_k(oracle, picture_paths, answers):
+def test_top_k(oracle, image_paths, answers):
     for top_k in (1, 3):
-        same([oracle(picture_paths[0], QUESTION, top_k=top_k)], [answers[QUESTION][0][:top_k]])
-    assert len(oracle(picture_paths[0], QUESTION, top_k=100)) == oracle.model.config.num_labels
+        same([oracle(image_paths[0], QUESTION, top_k=top_k)], [answers[QUESTION][0][:top_k]])
+    assert len(oracle(image_paths[0], QUESTION, top_k=100)) == oracle.model.config.num_labels
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
-        oracle(picture_paths[0], QUESTION, top_k=0)
+        oracle(image_paths[0], QUESTION, top_k=0)
 
 
-def test_one_right_answer_scores_by_softmax(tiny_oracle, picture_paths, answers):
+def test_one_right_answer_scores_by_softmax(tiny_oracle, image_paths, answers):
     model = butd_hf.ButdForQuestionAnswering.from_pretrained(tiny_oracle)
     model.config.problem_type = "single_label_classification"
     oracle = pipeline("vqa", model=model, processor=butd_hf.ButdProcessor.from_pretrained(tiny_oracle), device="cpu")
-    found = oracle(picture_paths[0], QUESTION, top_k=6)
+    found = oracle(image_paths[0], QUESTION, top_k=6)
     assert sum(each["score"] for each in found) == pytest.approx(1, abs=1e-5)
     assert [each["answer"] for each in found[:5]] == [each["answer"] for each in answers[QUESTION][0]]
 
 
 @pytest.mark.parametrize("strange", ["", " ", "🦄🦄", "zyx", "a " * 10_000])
-def test_strange_questions_have_answers_of_their_own(oracle, picture_paths, strange, answers):
-    alone = oracle(picture_paths[0], strange)
-    together = oracle(picture_paths[0], [QUESTION, strange], batch_size=2)
+def test_strange_questions_have_answers_of_their_own(oracle, image_paths, strange, answers):
+    alone = oracle(image_paths[0], strange)
+    together = oracle(image_paths[0], [QUESTION, strange], batch_size=2)
     same(together, [answers[QUESTION][0], alone])
 
 
-def test_errors_say_which_item(oracle, picture_paths, tmp_path):
+def test_errors_say_which_item(oracle, image_paths, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"nothing")
     broken = str(tmp_path / "broken.png")
     with pytest.raises(ValueError, match=r"broken\.png.*what is this"):
-        oracle([picture_paths[0], broken], "what is this")
+        oracle([image_paths[0], broken], "what is this")
     with pytest.raises(ValueError, match=r"broken\.png.*asked\[1\]"):
-        oracle([{"image": picture_paths[0], "question": "a"}, {"image": broken, "question": "b"}])
+        oracle([{"image": image_paths[0], "question": "a"}, {"image": broken, "question": "b"}])
     with pytest.raises(ValueError, match=r"question\[1\]: got int"):
-        oracle(picture_paths[0], ["a", 3])
+        oracle(image_paths[0], ["a", 3])
     with pytest.raises(ValueError, match="question: got int"):
-        oracle(picture_paths[0], 3)
+        oracle(image_paths[0], 3)
     with pytest.raises(ValueError, match=r"got \['image'\], expected a question"):
-        oracle({"image": picture_paths[0]})
+        oracle({"image": image_paths[0]})
     with pytest.raises(ValueError, match="got str, expected a question"):
-        oracle(picture_paths[0])
+        oracle(image_paths[0])
     with pytest.raises(ValueError, match="without an image"):
         oracle(question="a")
 
@@ -155,7 +155,7 @@ def other_models() -> dict:
 
 
 @pytest.mark.parametrize("name", ["blip", "vilt"])
-def test_other_models(name, tiny_tokenizer, picture_paths, tmp_path):
+def test_other_models(name, tiny_tokenizer, image_paths, tmp_path):
     tokenizer = PreTrainedTokenizerFast(  # as their tokenizers are: texts are enclosed in tokens
         tokenizer_object=copy.deepcopy(tiny_tokenizer.backend_tokenizer),
         pad_token="<pad>",
@@ -177,17 +177,17 @@ def test_other_models(name, tiny_tokenizer, picture_paths, tmp_path):
     oracle = pipeline("visual-question-answering", model=str(tmp_path), device="cpu")
     assert type(oracle) is butd_hf.VisualQuestionAnsweringPipeline
     options = {"generate_kwargs": {"max_new_tokens": 4}} if name == "blip" else {"top_k": 2}
-    singles = [oracle(path, QUESTION, **options) for path in picture_paths]
+    singles = [oracle(path, QUESTION, **options) for path in image_paths]
     for single in singles:
         assert isinstance(single[0]["answer"], str)
         assert len(single) == 1 and single[0]["score"] is None if name == "blip" else len(single) == 2
-    together = oracle(picture_paths, QUESTION, batch_size=3, **options)
+    together = oracle(image_paths, QUESTION, batch_size=3, **options)
     if name == "blip":
         assert together == singles
     else:
         assert [[set(each) for each in row] for row in together] == [[{"score", "answer"}] * 2] * 3
         assert {each["answer"] for row in together for each in row} <= {"yes", "no", "maybe"}
-    assert oracle(picture_paths[0], "a " * 10_000, **options)
+    assert oracle(image_paths[0], "a " * 10_000, **options)
     oracle.save_pretrained(tmp_path / "again")
     again = pipeline("vqa", model=str(tmp_path / "again"), device="cpu")
-    assert again(picture_paths[0], QUESTION, **options) == singles[0]
+    assert again(image_paths[0], QUESTION, **options) == singles[0]

@@ -139,11 +139,11 @@ def checkpoints(tmp_path_factory) -> dict[str, str]:
     return folders
 
 
-def test_stock_object_detection_pipeline(checkpoints, picture_paths):
+def test_stock_object_detection_pipeline(checkpoints, image_paths):
     detector = pipeline("object-detection", model=checkpoints["object-detection"], device="cpu")
     assert type(detector.model) is butd_hf.ButdForObjectDetection
-    results = detector(picture_paths, threshold=0.5)
-    for path, objects in zip(picture_paths, results, strict=True):
+    results = detector(image_paths, threshold=0.5)
+    for path, objects in zip(image_paths, results, strict=True):
         width, height = PIL.Image.open(path).size
         assert objects and {found["label"] for found in objects} <= {"cat", "dog"}
         for found in objects:
@@ -153,13 +153,13 @@ def test_stock_object_detection_pipeline(checkpoints, picture_paths):
 
 
 @pytest.mark.parametrize("subtask", [None, "instance"])
-def test_stock_image_segmentation_pipeline(checkpoints, picture_paths, subtask):
+def test_stock_image_segmentation_pipeline(checkpoints, image_paths, subtask):
     segmenter = pipeline("image-segmentation", model=checkpoints["image-segmentation"], device="cpu")
     assert type(segmenter.model) is butd_hf.ButdForInstanceSegmentation
     options = {"subtask": subtask, "mask_threshold": 0.1, "overlap_mask_area_threshold": 0.0}
-    segments = segmenter(picture_paths[0], threshold=0.5, **options)
+    segments = segmenter(image_paths[0], threshold=0.5, **options)
     assert segments
     for segment in segments:
         assert segment["label"] in {"cat", "dog"}
-        assert segment["mask"].size == PIL.Image.open(picture_paths[0]).size
+        assert segment["mask"].size == PIL.Image.open(image_paths[0]).size
         assert segment["mask"].getbbox() is not None

@@ -8,11 +8,11 @@ from butd_hf.training.captioning import CaptionDataset
 
 
 @pytest.fixture
-def table(picture_paths, tmp_path):
+def table(image_paths, tmp_path):
     """Three pictures, the second of them broken."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
-    paths = [picture_paths[0], str(broken), picture_paths[2]]
+    paths = [image_paths[0], str(broken), image_paths[2]]
     return Dataset.from_dict({"image": paths, "image_id": ["0", "1", "2"], "captions": [["a"], ["b"], ["c"]]})
 
 

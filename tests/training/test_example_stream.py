@@ -24,12 +24,12 @@ def add(archive, name, content):
 
 
 @pytest.fixture(scope="module")
-def shards(picture_paths, tmp_path_factory):
+def shards(image_paths, tmp_path_factory):
     """Four shards of five pictures; the eighth is broken, the ninth has no caption."""
     folder = tmp_path_factory.mktemp("shards")
     for number in range(20):
         mode = "w" if number % 5 == 0 else "a"
-        with tarfile.open(folder / f"{number // 5}.tar", mode) as archive, open(picture_paths[0], "rb") as picture:
+        with tarfile.open(folder / f"{number // 5}.tar", mode) as archive, open(image_paths[0], "rb") as picture:
             add(archive, f"{number:02d}.png", b"nothing" if number == 7 else picture.read())
             captions = [] if number == 8 else [f"number {number}", "a picture"]
             add(archive, f"{number:02d}.json", json.dumps({"captions": captions, "author": "nobody"}).encode())
@@ -88,8 +88,8 @@ def test_a_damaged_shard_is_told_from_a_broken_sample(shards, tmp_path):
         list(islice(stream.examples(0, 1), 10))
 
 
-def test_anything_that_datasets_streams(picture_paths, tmp_path):
-    table = Dataset.from_dict({"image": picture_paths, "filename": list("abc"), "caption": ["one", "two", "three"]})
+def test_anything_that_datasets_streams(image_paths, tmp_path):
+    table = Dataset.from_dict({"image": image_paths, "filename": list("abc"), "caption": ["one", "two", "three"]})
     table.cast_column("image", Image()).to_parquet(tmp_path / "train-0.parquet")
     assert is_stream(f"stream:{tmp_path}") and not is_stream(str(tmp_path))
     (tmp_path / "images.tar").touch()
@@ -109,8 +109,8 @@ def test_anything_that_datasets_streams(picture_paths, tmp_path):
         open_captions(f"stream:{tmp_path}")
 
 
-def test_sources_are_mixed_in_shares(shards, picture_paths):
-    table = Dataset.from_dict({"image": picture_paths, "image_id": list("abc"), "captions": [["x"], ["y"], ["z"]]})
+def test_sources_are_mixed_in_shares(shards, image_paths):
+    table = Dataset.from_dict({"image": image_paths, "image_id": list("abc"), "captions": [["x"], ["y"], ["z"]]})
     assert mix([table, numbered(table, 1)])["image_id"][:] == ["a", "b", "c", "1/a", "1/b", "1/c"]
     tables = mix([table, numbered(table, 1)], [8, 2], seed=1)["image_id"][:]
     assert {"1/a", "1/b", "1/c"} < set(tables) and sum("/" not in name for name in tables) > len(tables) / 2

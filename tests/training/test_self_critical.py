@@ -17,8 +17,8 @@ CAPTIONS = [
 
 
 @pytest.fixture
-def task(tiny_checkpoint, picture_paths):
-    table = Dataset.from_dict({"image": picture_paths, "image_id": ["0", "1", "2"], "captions": CAPTIONS})
+def task(tiny_checkpoint, image_paths):
+    table = Dataset.from_dict({"image": image_paths, "image_id": ["0", "1", "2"], "captions": CAPTIONS})
     model = butd_hf.ButdForConditionalGeneration.from_pretrained(tiny_checkpoint)
     processor = butd_hf.ButdProcessor.from_pretrained(tiny_checkpoint)
     dataset = CaptionDataset(table)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers by glimpses: the question looks at the regions, again and again, each time knowing what it saw."""
+"""Attention hops (Yang et al. 2016): the question attends to the regions repeatedly, then an answer is scored."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class ButdAnswers(ModelOutput):
         logits (`torch.FloatTensor` of shape `(num_questions, num_labels)`): Score of each answer.
         last_hidden_state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): What they were scored by.
         region_attentions (`torch.FloatTensor` of shape `(num_questions, num_glimpses, num_regions)`): Where each
-            glimpse looked.
+            hop attended, the mean over heads.
     """
 
     logits: torch.FloatTensor | None = None
@@ -34,11 +34,10 @@ def visible_regions(
     regions: ButdRegions, region_dropout: float, num_questions: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """
-    Features and boxes of the regions, zero where there is none, whatever was there; which of them there are, with some
-    dropped; and how many questions there are about each picture.
+    Features, boxes and mask of the regions, zero where there is none, and the number of questions about each image.
 
     Raises:
-        ValueError: If `num_questions` is no multiple of the number of pictures.
+        ValueError: If `num_questions` is no multiple of the number of images.
     """
     num_images = regions.features.shape[0]
     if num_questions % num_images:
@@ -53,7 +52,7 @@ def visible_regions(
 
 
 class ButdGlimpse(GradientCheckpointingLayer):
-    """Pre-norm: the question attends to the regions, then thinks about what it saw."""
+    """One hop, pre-norm: the question attends to the regions, then a feed-forward network."""
 
     def __init__(self, config: ButdTopDownConfig):
         super().__init__()
@@ -68,17 +67,17 @@ class ButdGlimpse(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Args:
-            state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): What each question knows so far.
-            placed (`torch.FloatTensor` of shape `(num_images, num_regions, hidden_size)`): Regions with their places.
-            regions (`torch.FloatTensor` of shape `(num_images, num_regions, hidden_size)`): Regions without them.
+            state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): State of each question.
+            placed (`torch.FloatTensor` of shape `(num_images, num_regions, hidden_size)`): Regions with their box geometry added, for keys.
+            regions (`torch.FloatTensor` of shape `(num_images, num_regions, hidden_size)`): Regions, for values.
             mask (`torch.BoolTensor` of shape `(num_images, num_regions)`): True where there is one.
 
         Returns:
-            The new state; what was seen `(num_questions, hidden_size)`, zero if there is nothing; and where
-            `(num_questions, num_regions)`.
+            The new state; the attended regions `(num_questions, hidden_size)`, zero if there are none; and the
+            attention `(num_questions, num_regions)`.
         """
         num_images, num_regions, hidden_size = regions.shape
-        # questions about one picture share its keys and values: no copies
+        # questions about one image share its keys and values: no copies
         queries = self.cross_attn_norm(state).view(num_images, -1, hidden_size)  # (num_images, questions_each, ...)
         has_regions = mask.any(dim=1, keepdim=True)  # (num_images, 1)
         attended, weights = self.cross_attn(
@@ -96,18 +95,17 @@ class ButdGlimpse(GradientCheckpointingLayer):
 
 class ButdGlimpses(nn.Module):
     """
-    Answers a question about regions by `num_glimpses` looks at them.
+    Answers a question about regions by `num_glimpses` attention hops.
 
-    What was seen and what was asked meet in a product beside their sum, as in the two branches of Anderson et al.
-    (2018), so that an answer can depend on both at once. Without any region, nothing was seen: the answer is that of
-    the question alone.
+    Question and attended regions meet in a product beside their sum, as in the two branches of Anderson et al.
+    (2018), so that an answer can depend on both at once. Without any region the answer is that of the question alone.
     """
 
     def __init__(self, config: ButdTopDownConfig, region_size: int, num_labels: int):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        hidden_size, answer_size = config.hidden_size, config.answer_size or 2 * config.hidden_size
+        hidden_size, answer_size = config.hidden_size, 2 * config.hidden_size
         self.region_norm = nn.LayerNorm(region_size, eps=config.layer_norm_eps)  # backbones differ widely in scale
         self.region_proj = nn.Linear(region_size, hidden_size)
         self.box_embedding = ButdBoxEmbedding(config)
@@ -130,12 +128,12 @@ class ButdGlimpses(nn.Module):
     def forward(self, question: torch.Tensor, regions: ButdRegions) -> ButdAnswers:
         """
         Args:
-            question (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): As many for each picture, those
-                about one picture next to one another.
-            regions (`ButdRegions`): Of each picture.
+            question (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): As many for each image, those
+                about one image next to one another.
+            regions (`ButdRegions`): Of each image.
 
         Raises:
-            ValueError: If `num_questions` is no multiple of the number of pictures.
+            ValueError: If `num_questions` is no multiple of the number of images.
         """
         region_dropout = self.config.region_dropout if self.training else 0.0
         features, boxes, mask, _ = visible_regions(regions, region_dropout, question.shape[0])
@@ -145,7 +143,7 @@ class ButdGlimpses(nn.Module):
         attention_mask = create_bidirectional_mask(  # for one query: the same for every other
             config=self.config,
             inputs_embeds=hidden_states[:, :1],
-            attention_mask=mask | ~mask.any(dim=1, keepdim=True),  # a picture without regions: no NaN
+            attention_mask=mask | ~mask.any(dim=1, keepdim=True),  # an image without regions: no NaN
             encoder_hidden_states=hidden_states,
         )
         for layer in self.region_layers:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers as published: one glimpse, and the product of what was asked and what was seen."""
+"""The published answer heads: one attention over regions, and the product of question and attended regions."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from transformers import initialization as init
 
 from ..configuration_butd import ButdTopDownConfig
 from ..regions import ButdRegions
-from ..top_down.glimpses import ButdAnswers, visible_regions
+from ..top_down.attention_hops import ButdAnswers, visible_regions
 
 
 class ButdScaledLinear(nn.Module):
@@ -67,8 +67,8 @@ class ButdProductAnswers(nn.Module):
     """
     The published answer head (Anderson et al. 2018, section 3.3; Teney et al. 2018) and its PyTorch port.
 
-    What differs from the port: regions that don't exist are out of the softmax, and a picture without regions has been
-    seen as zeros; the port takes 36 regions of every picture.
+    What differs from the port: regions that don't exist are out of the softmax, and of an image without regions zeros
+    are attended to; the port takes 36 regions of every image.
     """
 
     def __init__(self, config: ButdTopDownConfig, region_size: int, num_labels: int):
@@ -77,7 +77,7 @@ class ButdProductAnswers(nn.Module):
         is_paper = config.question_variant == "paper"
         self.by_product = config.question_variant == "baseline0_newatt"
         layer, linear = (ButdGatedTanh, nn.Linear) if is_paper else (ButdRectified, ButdScaledLinear)
-        hidden_size, answer_size = config.hidden_size, config.answer_size or 2 * config.hidden_size
+        hidden_size, answer_size = config.hidden_size, 2 * config.hidden_size
         if self.by_product:
             self.region_key = layer(region_size, hidden_size)
             self.question_key = layer(hidden_size, hidden_size)
@@ -110,8 +110,8 @@ class ButdProductAnswers(nn.Module):
         )
 
     def scores(self, queries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """How much each question wants to look at each region."""
-        # CODEPATH: the port's second model multiplies, its first and the paper's concatenate
+        """Attention scores `(num_images, questions_each, num_regions)` before the softmax."""
+        # CODEPATH: the port's second model multiplies, its first model and the paper concatenate
         if self.by_product:
             joint = self.region_key(features)[:, None] * self.question_key(queries)[:, :, None]
         else:
