@@ -4,8 +4,10 @@
 import math
 
 import torch
+from torchvision.ops import box_convert
 
 
+ABSENT_LOGIT = -30.0  # of every class of a query that doesn't exist: a probability of 1e-13
 LARGEST_STEP = math.log(1000 / 16)  # of a side, in one refinement; torchvision's detectors stop there too
 
 
@@ -13,8 +15,8 @@ def refine_boxes(boxes: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
     """
     Moves and scales boxes in their own frame (Girshick et al. 2014, equations 1 to 4).
 
-    What heads see is pooled in that frame, so what they say is in it too; the sigmoid space of Deformable DETR is the
-    image's frame, and saturates where boxes touch the border.
+    Features are pooled in that frame; the sigmoid space of Deformable DETR is the image's, and saturates where boxes
+    touch the border.
 
     Args:
         boxes (`torch.FloatTensor` of shape `(..., 4)`): `x0, y0, x1, y1`.
@@ -22,7 +24,7 @@ def refine_boxes(boxes: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
             the change of width and height.
 
     Returns:
-        `torch.FloatTensor` of shape `(..., 4)`, not clipped to the image, so that a box too large feels that it is.
+        `torch.FloatTensor` of shape `(..., 4)`, not clipped to the image, which would stop gradients.
     """
     deltas = deltas.float()
     low, high = boxes[..., :2], boxes[..., 2:]
@@ -36,6 +38,21 @@ def clip_boxes(boxes: torch.Tensor, smallest: float = 1e-3) -> torch.Tensor:
     low = boxes[..., :2].clamp(0.0, 1.0 - smallest)
     high = torch.maximum(boxes[..., 2:].clamp(max=1.0), low + smallest)
     return torch.cat([low, high], dim=-1)  # (..., 4)
+
+
+def centred(boxes: torch.Tensor) -> torch.Tensor:
+    """Boxes clipped to the image, as `centre x, centre y, width, height`: what detection models return."""
+    return box_convert(clip_boxes(boxes), "xyxy", "cxcywh")
+
+
+def with_no_object(logits: torch.Tensor) -> torch.Tensor:
+    """
+    Logits of one sigmoid per class with a last column for "no object", always 0.
+
+    Beside that column the softmax of a class alone is its sigmoid: code that expects the softmax of DETR ranks and
+    thresholds nearly as code that reads the sigmoids.
+    """
+    return torch.cat([logits, logits.new_zeros((*logits.shape[:-1], 1))], dim=-1)
 
 
 def noise_boxes(boxes: torch.Tensor, scale: float) -> torch.Tensor:
@@ -55,4 +72,4 @@ def overlap_with(boxes: torch.Tensor, areas: torch.Tensor) -> torch.Tensor:
     return shared / size[:, None].clamp(min=1e-9)
 
 
-__all__ = ["clip_boxes", "noise_boxes", "overlap_with", "refine_boxes"]
+__all__ = ["ABSENT_LOGIT", "centred", "clip_boxes", "noise_boxes", "overlap_with", "refine_boxes", "with_no_object"]

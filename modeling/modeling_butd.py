@@ -5,26 +5,29 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
-from .bottom_up.bottom_up import ButdBottomUp
-from .bottom_up.rpn import ButdBottomUpOutput
+from .bottom_up.bottom_up import ButdBottomUp, ButdBottomUpOutput
 from .configuration_butd import ButdConfig
+from .losses.answers import class_loss
+from .losses.proposals import noised_regions
+from .losses.targets import ButdTarget
 from .outputs import ButdConditionalGenerationOutput, ButdEncoderOutput, ButdModelOutput
-from .regions import ButdRegions, ready_regions
+from .regions import ready_regions
 from .remote_code import CarriesCode
 from .top_down.gru import ButdGruDecoder
 from .top_down.lstm import ButdLstmDecoder
 from .top_down.transformer import ButdTransformerDecoder
-from .word_repetition import ButdUniqueWordsLogitsProcessor
 
 
 TOP_DOWN_DECODERS = {"transformer": ButdTransformerDecoder, "lstm": ButdLstmDecoder, "gru": ButdGruDecoder}
+
+IMAGE_ARGUMENTS = ("pixel_values", "pixel_mask", "region_features", "region_boxes", "region_mask", "image_scale")
 
 
 class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
@@ -40,8 +43,8 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
 
     def initialize_weights(self):
         super().initialize_weights()
-        # of code outside transformers, `_init_weights` sees only modules that hold parameters themselves; those below
-        # know better for some of their parts, and leave loaded ones alone
+        # of code outside transformers, `_init_weights` sees only modules that hold parameters themselves; these
+        # initialise some of their parts in their own way, and leave loaded ones alone
         for module in self.modules():
             if hasattr(module, "init_own_weights"):
                 module.init_own_weights()
@@ -49,7 +52,7 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, (nn.LSTMCell, nn.GRUCell)):
-            bound = module.hidden_size**-0.5  # torch's own, which the shares of gates are made for
+            bound = module.hidden_size**-0.5  # torch's own
             init.uniform_(module.weight_ih, -bound, bound)
             init.uniform_(module.weight_hh, -bound, bound)
             init.zeros_(module.bias_hh)
@@ -57,6 +60,27 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
             if isinstance(module, nn.LSTMCell):
                 bias.view(4, -1)[1] = module.forget_bias  # gates come as input, forget, cell, output
             init.copy_(module.bias_ih, bias)
+
+    def __init__(self, config: ButdConfig):
+        super().__init__(config)
+        # the decoder reads the attention implementation from its own config: the model's, unless it was given one
+        top_down = config.top_down_config
+        top_down._attn_implementation = top_down._attn_implementation or config._attn_implementation
+
+    def get_input_embeddings(self) -> nn.Module | None:
+        """None for tasks without words; quantisation asks, to keep tied embeddings as they are."""
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        return self.bottom_up
+
+    def get_decoder(self) -> nn.Module:
+        return self.top_down
+
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether the top-down half reads where regions are; published captioners and answer heads don't."""
+        top_down = self.config.top_down_config
+        return not top_down.is_recurrent
 
     def encode_image(
         self,
@@ -66,22 +90,46 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
         image_scale: torch.FloatTensor | None = None,
+        targets: list[ButdTarget] | None = None,
     ) -> ButdBottomUpOutput:
-        """The regions of images, selected or ready."""
+        """
+        The regions of images, selected or ready: how every task gets them.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`, *optional*):
+                Normalised images. Not needed with `region_features`.
+            pixel_mask (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): 1 on the image, 0 on
+                the padding to its right and below it.
+            region_features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`, *optional*):
+                Ready features, as `ButdRegions.features`.
+            region_boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): `x0, y0, x1, y1`
+                in [0, 1] of the unpadded image. With `region_features`, where they are, which may be left out where
+                the model doesn't read it; with `pixel_values`, which regions to pool instead of selecting any.
+            region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a
+                region; everywhere by default.
+            image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of each image per pixel of
+                the original one, which the selector `"faster_rcnn_c4"` needs; 1 by default.
+            targets (`list[ButdTarget]`, *optional*): Labels of a learned selector. In training the output then also
+                has regions near the labelled boxes.
+
+        Raises:
+            ValueError: Neither pixels nor features were given, or shapes don't fit.
+        """
         if region_features is not None:
-            top_down = self.config.top_down_config
             regions = ready_regions(
                 region_features,
                 region_boxes,
                 region_mask,
                 region_size=self.bottom_up.region_size,
-                needs_boxes=not top_down.is_recurrent and top_down.question_variant == "glimpses",
+                needs_boxes=self.needs_boxes,
             )
-            return ButdBottomUpOutput(regions=regions)
+            return ButdBottomUpOutput(regions)
         if pixel_values is None:
             raise ValueError("Give `pixel_values`, or `region_features` with `region_boxes`; got neither.")
-        regions = self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
-        return ButdBottomUpOutput(regions=regions)
+        image = self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
+        if self.training and region_boxes is None and any(len(target.boxes) for target in targets or []):
+            image.noised_boxes, image.noised = noised_regions(self.bottom_up.selector, image.pyramid, targets)
+        return image
 
 
 class ButdModel(ButdPreTrainedModel):
@@ -89,12 +137,9 @@ class ButdModel(ButdPreTrainedModel):
 
     def __init__(self, config: ButdConfig):
         super().__init__(config)
-        top_down_config = config.top_down_config
-        # the decoder reads the attention implementation from its own config: the model's, unless it was given one
-        top_down_config._attn_implementation = top_down_config._attn_implementation or config._attn_implementation
         self.bottom_up = ButdBottomUp(config.bottom_up_config)
-        decoder_class = TOP_DOWN_DECODERS[top_down_config.decoder]
-        self.top_down = decoder_class(top_down_config, region_size=self.bottom_up.region_size)
+        decoder_class = TOP_DOWN_DECODERS[config.top_down_config.decoder]
+        self.top_down = decoder_class(config.top_down_config, region_size=self.bottom_up.region_size)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -103,58 +148,14 @@ class ButdModel(ButdPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.top_down.embed_tokens = value
 
-    def get_encoder(self, modality: str | None = None) -> nn.Module:
-        return self.bottom_up
-
-    def get_decoder(self) -> nn.Module:
-        return self.top_down
-
-    def encode(
-        self,
-        pixel_values: torch.FloatTensor | None = None,
-        pixel_mask: torch.LongTensor | None = None,
-        region_features: torch.FloatTensor | None = None,
-        region_boxes: torch.FloatTensor | None = None,
-        region_mask: torch.BoolTensor | None = None,
-        image_scale: torch.FloatTensor | None = None,
-    ) -> ButdEncoderOutput:
+    def encode(self, *args, **kwargs) -> ButdEncoderOutput:
         """
-        Encodes images, or ready regions, once for any number of texts about them.
-
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`, *optional*):
-                Normalised images. Not needed with `region_features`.
-            pixel_mask (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): 1 on the image, 0 on
-                the padding.
-            region_features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`, *optional*):
-                Ready features, as `ButdRegions.features`.
-            region_boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): `x0, y0, x1, y1`
-                in [0, 1]. With `region_features`, where they are, which a recurrent decoder need not be told; with
-                `pixel_values`, which regions to pool.
-            region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a
-                region; everywhere by default.
-            image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of each image per pixel of
-                the original picture, which the selector `"faster_rcnn_c4"` wants to know; 1 by default.
-
-        Raises:
-            ValueError: Neither pixels nor features were given, or their sizes don't fit.
+        Encodes images, or ready regions, once for any number of texts about them; see `encode_image` for the
+        arguments.
         """
-        if region_features is None:
-            if pixel_values is None:
-                raise ValueError("Give `pixel_values`, or `region_features` with `region_boxes`; got neither.")
-            regions = self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
-        else:
-            regions = self.ready_regions(region_features, region_boxes, region_mask)
-        memory = self.top_down.memorize(regions)
+        regions = self.encode_image(*args, **kwargs).regions
+        memory = self.top_down.encode(regions)
         return ButdEncoderOutput(last_hidden_state=memory.hidden_states, regions=regions, memory=memory)
-
-    def ready_regions(
-        self, features: torch.Tensor, boxes: torch.Tensor | None, mask: torch.Tensor | None
-    ) -> ButdRegions:
-        """Regions that somebody else selected: the classic way, extract once and train many times."""
-        # CODEPATH: Up-Down and its kin ("lstm", "gru") look at no boxes, transformer decoders do
-        needs_boxes = not self.config.top_down_config.is_recurrent
-        return ready_regions(features, boxes, mask, region_size=self.bottom_up.region_size, needs_boxes=needs_boxes)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers
     @can_return_tuple
@@ -184,7 +185,7 @@ class ButdModel(ButdPreTrainedModel):
             attention_mask (`torch.LongTensor` of shape `(num_texts, past_length + length)`, *optional*): 1 on tokens.
             encoder_outputs (`ButdEncoderOutput`, *optional*): Images that `encode` encoded before.
 
-        See `encode` for the arguments about the image.
+        See `encode_image` for the arguments about the image.
         """
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
@@ -238,6 +239,12 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         )
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.model.set_input_embeddings(value)
+
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         return self.model.get_encoder()
 
@@ -252,74 +259,63 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         pixel_mask: torch.LongTensor | None = None,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
         region_features: torch.FloatTensor | None = None,
         region_boxes: torch.FloatTensor | None = None,
         region_mask: torch.BoolTensor | None = None,
         image_scale: torch.FloatTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
-        cache: Cache | None = None,
         labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         logits_to_keep: int = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ButdConditionalGenerationOutput | tuple:
         """
         Args:
             labels (`torch.LongTensor` of shape `(num_texts, length)`, *optional*): The token that should follow each
-                of `input_ids`, -100 where none counts. `input_ids` may be left out: they are then the labels, shifted
-                right.
+                of `input_ids`, -100 where none counts, as `ButdProcessor.encode_captions` makes both. `input_ids` may
+                be left out: they are then the labels, shifted right.
             logits_to_keep (`int`): Scores of only this many last positions; all of them by default.
 
-        See `ButdModel.forward` for the other arguments.
+        See `encode_image` for the arguments about the image, `ButdModel.forward` for the others.
+
+        Raises:
+            ValueError: Labels repeat `input_ids` or begin with the begin token: they aren't shifted.
         """
-        if labels is not None and input_ids is None and inputs_embeds is None:
-            input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        if encoder_outputs is None:
+            encoder_outputs = self.model.encode(
+                pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale
+            )
+        if labels is not None:
+            input_ids = self.input_ids_of_labels(labels, input_ids, kwargs.get("inputs_embeds"))
+        num_items = kwargs.pop("num_items_in_batch", None)
         outputs = self.model(
-            pixel_values=pixel_values,
-            pixel_mask=pixel_mask,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            region_features=region_features,
-            region_boxes=region_boxes,
-            region_mask=region_mask,
-            image_scale=image_scale,
-            encoder_outputs=encoder_outputs,
-            cache=cache,
-            use_cache=use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
+            input_ids=input_ids, attention_mask=attention_mask, encoder_outputs=encoder_outputs, **kwargs
         )
         logits = self.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])  # (num_texts, length, vocab_size)
+        loss = class_loss(logits, labels, self.config, num_items) if labels is not None else None
+        fields = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return ButdConditionalGenerationOutput(loss=loss, logits=logits, **fields)
 
-        loss = None
-        if labels is not None:
-            # a trainer that accumulates gradients tells how many labels count in all the batches of a step
-            num_labels = kwargs.get("num_items_in_batch")
-            loss = nn.functional.cross_entropy(
-                logits.flatten(0, 1).float(),
-                labels.flatten(),
-                reduction="mean" if num_labels is None else "sum",
-                label_smoothing=self.config.label_smoothing,
+    def input_ids_of_labels(
+        self, labels: torch.Tensor, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """`input_ids`, or those that go with the labels; see `forward` for errors."""
+        text_config = self.config.top_down_config
+        is_label = labels != -100
+        if input_ids is not None and input_ids.shape == labels.shape and (input_ids == labels)[is_label].all():
+            raise ValueError(
+                "`labels` repeat `input_ids`, so the model would learn to copy. They are the tokens that follow: make "
+                "both with `ButdProcessor.encode_captions`, or give `labels` alone, from after the begin token to the "
+                "end token."
             )
-            loss = loss if num_labels is None else loss / num_labels
-        return ButdConditionalGenerationOutput(
-            loss=loss,
-            logits=logits,
-            cache=outputs.cache,
-            decoder_hidden_states=outputs.decoder_hidden_states,
-            decoder_attentions=outputs.decoder_attentions,
-            cross_attentions=outputs.cross_attentions,
-            region_attentions=outputs.region_attentions,
-            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
-            regions=outputs.regions,
-        )
+        ends = text_config.eos_token_id if isinstance(text_config.eos_token_id, list) else [text_config.eos_token_id]
+        if text_config.bos_token_id not in ends and (labels[:, 0] == text_config.bos_token_id).any():
+            raise ValueError(
+                f"`labels` begin with the begin token {text_config.bos_token_id} and may lack an end token, so that "
+                "captions would never end. Make them with `ButdProcessor.encode_captions`."
+            )
+        if input_ids is None and inputs_embeds is None:
+            return self.prepare_decoder_input_ids_from_labels(labels)
+        return input_ids
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
         """The labels shifted right behind the begin token, padding where they don't count."""
@@ -332,17 +328,9 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         self,
         inputs: torch.Tensor | None = None,
         *args,
-        pixel_values: torch.FloatTensor | None = None,
-        pixel_mask: torch.LongTensor | None = None,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
-        region_features: torch.FloatTensor | None = None,
-        region_boxes: torch.FloatTensor | None = None,
-        region_mask: torch.BoolTensor | None = None,
-        image_scale: torch.FloatTensor | None = None,
         encoder_outputs: ButdEncoderOutput | None = None,
-        repeatable_token_ids: list[int] | None = None,
-        logits_processor: LogitsProcessorList | None = None,
         **kwargs,
     ):
         """
@@ -352,45 +340,34 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
             inputs (`torch.FloatTensor`, *optional*): Another name of `pixel_values`.
             input_ids (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): How the text begins, padded on
                 the left; the begin token by default.
-            repeatable_token_ids (`list[int]`, *optional*): Let no word come twice but these (and those that begin, end
-                or pad), as the original Up-Down model was decoded with 19 stop words; `[]` for no exception. By
-                default every word may.
 
-        See `ButdModel.encode` for the arguments about the image. The images are encoded once, whatever the number of
-        beams or returned sequences.
+        See `encode_image` for the arguments about the image. The images are encoded once, whatever the number of beams
+        or returned sequences.
         """
+        image = {name: kwargs.pop(name) for name in IMAGE_ARGUMENTS if name in kwargs}
         if encoder_outputs is None:
-            pixel_values = inputs if pixel_values is None else pixel_values
-            encoder_outputs = self.model.encode(
-                pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale
-            )
+            encoder_outputs = self.model.encode(**{"pixel_values": inputs, **image})
         num_images = encoder_outputs.last_hidden_state.shape[0]
-        if input_ids is not None and input_ids.shape[0] != num_images:
-            raise ValueError(
-                f"`input_ids` has {input_ids.shape[0]} rows, expected one for each of {num_images} images."
-            )
         if input_ids is not None:
+            if input_ids.shape[0] != num_images:
+                raise ValueError(
+                    f"`input_ids` has {input_ids.shape[0]} rows, expected one for each of {num_images} images."
+                )
             kwargs["decoder_input_ids"] = input_ids
             if attention_mask is not None:
                 kwargs["decoder_attention_mask"] = attention_mask
-        # nobody reads it, but `generate` would ask for a mask where one token begins, ends and pads
+        # not read, but `generate` would ask for a mask where one token begins, ends and pads
         kwargs["attention_mask"] = encoder_outputs.regions.mask.long()
-        if repeatable_token_ids is not None:
-            config = self.config.top_down_config
-            ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-            special = [token for token in (config.pad_token_id, config.bos_token_id, *ends) if token is not None]
-            unique_words = ButdUniqueWordsLogitsProcessor([*repeatable_token_ids, *special])
-            logits_processor = LogitsProcessorList([*(logits_processor or []), unique_words])
-        return super().generate(*args, encoder_outputs=encoder_outputs, logits_processor=logits_processor, **kwargs)
+        return super().generate(*args, encoder_outputs=encoder_outputs, **kwargs)
 
     def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args, **kwargs):
-        """As ever, but recurrent decoders make their own at the first step, of one size for texts of any length."""
+        """Recurrent decoders make their own at the first step, of one size for texts of any length."""
         # CODEPATH: transformer decoders keep keys and values, Up-Down and its kin ("lstm", "gru") one state
         if not self.config.top_down_config.is_recurrent or model_kwargs.get("cache") is not None:
             super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
     def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs) -> GenerationConfig:
-        """As ever, but never more than there are positions for: pipelines ask for 256 tokens by default."""
+        """Never longer than there are positions for: pipelines ask for 256 tokens by default."""
         generation_config = super()._prepare_generated_length(generation_config, **kwargs)
         longest = self.config.top_down_config.max_position_embeddings
         generation_config.max_length = min(generation_config.max_length, longest)
@@ -407,7 +384,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         **kwargs,
     ) -> dict:
-        """The next step's inputs. `attention_mask` is the image's and says nothing; the text's is the decoder's."""
+        """The next step's inputs. `attention_mask` is the image's and not used; the text's is the decoder's."""
         if next_sequence_length is not None:
             input_ids = input_ids[:, -next_sequence_length:]
         return {

@@ -1,35 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detection and instance segmentation: the image proposes regions, the task refines them into objects."""
+"""Detection and instance segmentation: the image proposes regions, the decoder refines them into objects."""
 
 from typing import ClassVar
 
 import torch
-from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
-from .bottom_up.bottom_up import ButdBottomUp
+from .bottom_up.bottom_up import ButdBottomUp, ButdBottomUpOutput
 from .bottom_up.feature_pyramid import with_rows
 from .bottom_up.mask_head import ButdMaskHead
-from .bottom_up.rpn import ButdBottomUpOutput
-from .boxes import clip_boxes
+from .boxes import centred, clip_boxes, with_no_object
 from .configuration_butd import ButdConfig
-from .losses.detection import ButdSetLoss, mask_losses
+from .losses.detection import ButdSetLoss, Matches, mask_losses, weighted_sum
+from .losses.proposals import bottom_up_losses
 from .losses.targets import ButdTarget, prepare_targets
 from .modeling_butd import ButdPreTrainedModel
 from .outputs import ButdInstanceSegmentationOutput, ButdObjectDetectionOutput
 from .regions import join_regions
-from .top_down.detection import ButdDetectionDecoder, ButdDetectionDecoderOutput, centred
+from .top_down.detection import ButdDetectionDecoder, ButdDetectionDecoderOutput
 
 
-def with_no_object(logits: torch.Tensor) -> torch.Tensor:
-    """
-    Logits of one sigmoid per class with a last column for "no object", always 0.
-
-    That is the column beside which the softmax of a class alone is its sigmoid, so that those who expect the softmax
-    of DETR rank and threshold nearly as those who read the sigmoids.
-    """
-    return torch.cat([logits, logits.new_zeros((*logits.shape[:-1], 1))], dim=-1)
+MASK_SIZE = 28  # side of the mask in each box, as in Mask R-CNN
 
 
 class ButdForObjectDetection(ButdPreTrainedModel):
@@ -42,15 +34,12 @@ class ButdForObjectDetection(ButdPreTrainedModel):
         super().__init__(config)
         if config.bottom_up_config.selector != "rpn":
             raise ValueError(
-                f"{type(self).__name__} looks at the pyramid of ButdBottomUpConfig.selector='rpn', got "
+                f"{type(self).__name__} attends to the feature pyramid of ButdBottomUpConfig.selector='rpn', got "
                 f"{config.bottom_up_config.selector!r}."
             )
-        top_down_config = config.top_down_config
-        # the decoder reads the attention implementation from its own config: the model's, unless it was given one
-        top_down_config._attn_implementation = top_down_config._attn_implementation or config._attn_implementation
         self.bottom_up = ButdBottomUp(config.bottom_up_config)
         self.top_down = ButdDetectionDecoder(
-            top_down_config,
+            config.top_down_config,
             region_size=self.bottom_up.region_size,
             cell_size=config.bottom_up_config.fpn_size,
             num_labels=config.num_labels,
@@ -59,16 +48,7 @@ class ButdForObjectDetection(ButdPreTrainedModel):
         self.post_init()
 
     def build_heads(self):
-        """Adds what a task has beyond classes and boxes, which the decoder's layers say."""
-
-    def get_input_embeddings(self) -> None:
-        """None: no words come in. Quantisation asks, to keep tied embeddings as they are."""
-
-    def get_encoder(self, modality: str | None = None) -> nn.Module:
-        return self.bottom_up
-
-    def get_decoder(self) -> nn.Module:
-        return self.top_down
+        """Adds what a task predicts beyond the classes and boxes of the decoder's layers."""
 
     @can_return_tuple
     def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
@@ -84,105 +64,75 @@ class ButdForObjectDetection(ButdPreTrainedModel):
     ) -> ButdObjectDetectionOutput | tuple:
         """
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Normalised images.
-            pixel_mask (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): 1 on the image, 0 on
-                the padding to its right and below it.
-            region_boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): Boxes to begin
-                with instead of proposals: `x0, y0, x1, y1` in [0, 1] of the unpadded image.
-            region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where
-                `region_boxes` has a box; everywhere by default.
             labels (`list[dict]`, *optional*): For each image `class_labels` (n,) and `boxes` (n, 4) as `centre x,
                 centre y, width, height` in [0, 1] of the unpadded image; optional `masks` (n, height, width) of the
                 unpadded image, `has_mask` (n,), False where an object's mask isn't known, `attribute_labels` (n,)
                 with -1 where unknown, and `iscrowd` (n,): nothing found there is wrong. Boxes are clipped to the
-                image; those without any area in it aren't looked for.
+                image; those without any area in it are left out.
+
+        See `encode_image` for the arguments about the image; `region_boxes` take the place of proposals.
 
         Raises:
-            ValueError: Labels are as many as the images are not, or don't fit (`prepare_targets`).
+            ValueError: There are not as many labels as images, or they don't fit (`prepare_targets`).
         """
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        targets = None
-        if labels is not None:
-            if len(labels) != pixel_values.shape[0]:
-                raise ValueError(
-                    f"`labels` has {len(labels)} entries, expected one for each of the {len(pixel_values)} images."
-                )
-            targets = prepare_targets(
-                labels, self.config.num_labels, self.config.bottom_up_config.num_region_attributes or None
-            )
-        found = self.bottom_up.find(pixel_values, pixel_mask, region_boxes, region_mask, targets)
-        decoded = self.top_down(found.regions, found.pyramid, output_attentions, output_hidden_states)
-        loss, loss_dict = None, None
-        if targets is not None:
-            loss, loss_dict = self.loss(found, decoded, targets)
-        return self.output(found, decoded, loss=loss, loss_dict=loss_dict)
-
-    def output(self, found: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, **fields):
-        return ButdObjectDetectionOutput(**fields, **self.output_fields(found, decoded))
-
-    def output_fields(self, found: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput) -> dict:
-        said = [
-            {"logits": with_no_object(logits), "pred_boxes": centred(boxes)}
-            for logits, boxes in zip(decoded.logits, decoded.boxes, strict=True)
-        ]
-        return {
-            **said[-1],
-            # CODEPATH: none for checkpoints trained by their last layer alone
-            "auxiliary_outputs": said[:-1] if self.config.auxiliary_loss else None,
-            "last_hidden_state": decoded.last_hidden_state,
-            "hidden_states": decoded.hidden_states,
-            "region_attentions": decoded.region_attentions,
-            "regions": found.regions,
-        }
+        targets = prepare_targets(labels, self.config, len(pixel_values)) if labels is not None else None
+        image = self.encode_image(
+            pixel_values, pixel_mask, region_boxes=region_boxes, region_mask=region_mask, targets=targets
+        )
+        decoded = self.top_down(image.regions, image.pyramid, output_attentions, output_hidden_states)
+        loss, loss_dict = self.loss(image, decoded, targets) if targets is not None else (None, None)
+        return self.output(image, decoded, loss=loss, loss_dict=loss_dict)
 
     def loss(
-        self, found: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, targets: list[ButdTarget]
+        self, image: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, targets: list[ButdTarget]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss, and its parts by name: `loss_ce` of the last layer, `loss_ce_0` of the first, and so on."""
-        set_loss = ButdSetLoss(self.config)
-        losses, matches = self.layer_losses(set_loss, decoded, found.regions.mask, targets)
-        losses.update(self.task_losses(found, decoded, targets, matches))
+        """The loss and its parts, see `ButdObjectDetectionOutput.loss_dict`."""
+        set_loss = ButdSetLoss(self.config.num_labels)
+        losses, matches = set_loss(decoded, image.regions.mask, targets)
+        losses.update(self.mask_losses(image, decoded, targets, matches))
         # CODEPATH: in training only; 0 for checkpoints trained one to one alone
         if self.training and self.config.one_to_many > 0:
             # a pass of its own: beside noised labels, proposals would learn to leave all objects to those
-            regions = found.regions if found.noised is None else join_regions(found.regions, found.noised)
-            many = self.top_down(regions, found.pyramid)
-            more, _ = self.layer_losses(set_loss, many, regions.mask, targets, self.config.one_to_many)
+            regions = image.regions if image.noised is None else join_regions(image.regions, image.noised)
+            more, _ = set_loss(
+                self.top_down(regions, image.pyramid), regions.mask, targets, copies=self.config.one_to_many
+            )
             losses.update({f"{name}_many": loss for name, loss in more.items()})
-        total = set_loss.weighted(losses)
-        for name, loss in (found.loss_dict or {}).items():
-            total = total + self.config.bottom_up_loss_coefficient * loss
-            losses[name] = loss
-        return total, losses
+        if image.proposals is not None and image.proposals.selected is not None:
+            losses.update(bottom_up_losses(self.bottom_up.selector, image, targets))
+        return weighted_sum(losses), losses
 
-    def layer_losses(
+    def mask_losses(
         self,
-        set_loss: ButdSetLoss,
-        decoded: ButdDetectionDecoderOutput,
-        present: torch.Tensor,
-        targets: list[ButdTarget],
-        copies: int = 1,
-    ) -> tuple[dict[str, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Losses of each layer by name, and the matches of the last."""
-        losses, last = {}, len(decoded.logits) - 1
-        for layer, (logits, boxes) in enumerate(zip(decoded.logits, decoded.boxes, strict=True)):
-            # CODEPATH: the last layer always; those before unless a checkpoint is trained by its last alone
-            if layer == last or self.config.auxiliary_loss:
-                parts, matches = set_loss(logits, boxes, present, targets, copies)
-                losses.update({name if layer == last else f"{name}_{layer}": part for name, part in parts.items()})
-        return losses, matches
-
-    def task_losses(
-        self,
-        found: ButdBottomUpOutput,
+        image: ButdBottomUpOutput,
         decoded: ButdDetectionDecoderOutput,
         targets: list[ButdTarget],
-        matches: list[tuple[torch.Tensor, torch.Tensor]],
+        matches: Matches,
     ) -> dict[str, torch.Tensor]:
-        """Losses of what a task has beyond classes and boxes."""
+        """None: detection draws no masks."""
         return {}
+
+    def output(self, image: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, **fields):
+        return ButdObjectDetectionOutput(**fields, **self.output_fields(image, decoded))
+
+    def output_fields(self, image: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput) -> dict:
+        layers = list(zip(decoded.logits, decoded.boxes, strict=True))
+        if not self.training:
+            layers = layers[-1:]
+        *auxiliary, last = (
+            {"logits": with_no_object(logits), "pred_boxes": centred(boxes)} for logits, boxes in layers
+        )
+        return {
+            **last,
+            "auxiliary_outputs": auxiliary or None,
+            "last_hidden_state": decoded.last_hidden_state,
+            "hidden_states": decoded.hidden_states,
+            "region_attentions": decoded.region_attentions,
+            "regions": image.regions,
+        }
 
 
 class ButdForInstanceSegmentation(ButdForObjectDetection):
@@ -190,32 +140,34 @@ class ButdForInstanceSegmentation(ButdForObjectDetection):
 
     def build_heads(self):
         hidden_size = self.config.top_down_config.hidden_size
-        self.mask_head = ButdMaskHead(self.config.bottom_up_config.fpn_size, hidden_size, self.config.mask_size)
+        self.mask_head = ButdMaskHead(self.config.bottom_up_config.fpn_size, hidden_size, MASK_SIZE)
 
-    def output(self, found: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, **fields):
+    def output(self, image: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, **fields):
         if not self.training:  # the loss draws the few masks that it compares
             boxes = clip_boxes(decoded.boxes[-1])
-            masks = self.mask_head(found.pyramid, boxes, decoded.last_hidden_state.flatten(0, 1))
+            masks = self.mask_head(image.pyramid, boxes, decoded.last_hidden_state.flatten(0, 1))
             fields["pred_masks"] = masks.unflatten(0, boxes.shape[:2])  # (batch_size, num_queries, m, m)
-        return ButdInstanceSegmentationOutput(**fields, **self.output_fields(found, decoded))
+        return ButdInstanceSegmentationOutput(**fields, **self.output_fields(image, decoded))
 
-    def task_losses(
+    def mask_losses(
         self,
-        found: ButdBottomUpOutput,
+        image: ButdBottomUpOutput,
         decoded: ButdDetectionDecoderOutput,
         targets: list[ButdTarget],
-        matches: list[tuple[torch.Tensor, torch.Tensor]],
+        matches: Matches,
     ) -> dict[str, torch.Tensor]:
-        boxes, owners, masked = [], [], []
-        placed = with_rows(clip_boxes(decoded.boxes[-1].detach())).view(*decoded.boxes[-1].shape[:2], 5)
+        """Losses of the masks of matched queries whose objects have one."""
+        all_boxes = clip_boxes(decoded.boxes[-1].detach())
+        all_boxes = with_rows(all_boxes).unflatten(0, all_boxes.shape[:2])  # (batch_size, num_queries, 5)
+        boxes, states, masked_objects = [], [], []
         for row, (target, (queries, objects)) in enumerate(zip(targets, matches, strict=True)):
-            known = target.has_mask[objects]
-            boxes.append(placed[row, queries[known]])
-            owners.append(decoded.last_hidden_state[row, queries[known]])
-            masked.append((queries[known], objects[known]))
+            has_mask = target.has_mask[objects]
+            boxes.append(all_boxes[row, queries[has_mask]])
+            states.append(decoded.last_hidden_state[row, queries[has_mask]])
+            masked_objects.append(objects[has_mask])
         boxes = torch.cat(boxes)  # (num_masks, 5)
-        logits = self.mask_head(found.pyramid, boxes, torch.cat(owners))
-        return mask_losses(logits, boxes[:, 1:], targets, masked)
+        logits = self.mask_head(image.pyramid, boxes, torch.cat(states))
+        return mask_losses(logits, boxes, torch.cat(masked_objects), targets)
 
 
 __all__ = ["ButdForInstanceSegmentation", "ButdForObjectDetection"]

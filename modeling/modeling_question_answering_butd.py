@@ -10,27 +10,25 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .bottom_up.bottom_up import ButdBottomUp
 from .configuration_butd import ButdConfig
+from .heads.answers import ButdHopAnswers
 from .heads.published_answers import ButdProductAnswers
 from .losses.answers import answer_loss
 from .modeling_butd import ButdPreTrainedModel
 from .outputs import ButdQuestionAnsweringOutput
-from .top_down.attention_hops import ButdGlimpses
 from .top_down.question_encoder import ButdQuestionEncoder
 
 
 class ButdForQuestionAnswering(ButdPreTrainedModel):
     """Visual question answering: the question steers attention over the regions; answers are `config.id2label`."""
 
-    _no_split_modules: ClassVar[list[str]] = ["ButdRegionLayer", "ButdGlimpse"]
+    _no_split_modules: ClassVar[list[str]] = ["ButdRegionLayer", "ButdAttentionHop"]
 
     def __init__(self, config: ButdConfig):
         super().__init__(config)
         top_down_config = config.top_down_config
-        # the layers read the attention implementation from their own config: the model's, unless it was given one
-        top_down_config._attn_implementation = top_down_config._attn_implementation or config._attn_implementation
         self.bottom_up = ButdBottomUp(config.bottom_up_config)
         self.question_encoder = ButdQuestionEncoder(top_down_config)
-        answers_class = ButdGlimpses if top_down_config.question_variant == "glimpses" else ButdProductAnswers
+        answers_class = ButdHopAnswers if top_down_config.question_variant == "hops" else ButdProductAnswers
         self.top_down = answers_class(
             top_down_config, region_size=self.bottom_up.region_size, num_labels=config.num_labels
         )
@@ -42,11 +40,9 @@ class ButdForQuestionAnswering(ButdPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.question_encoder.embed_tokens = value
 
-    def get_encoder(self, modality: str | None = None) -> nn.Module:
-        return self.bottom_up
-
-    def get_decoder(self) -> nn.Module:
-        return self.top_down
+    @property
+    def needs_boxes(self) -> bool:
+        return self.config.top_down_config.question_variant == "hops"
 
     @can_return_tuple
     def forward(  # trf-ignore: TRF045, the encoder collects: hooks would see padding before it is moved
@@ -85,9 +81,7 @@ class ButdForQuestionAnswering(ButdPreTrainedModel):
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        image = self.encode_image(
-            pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale
-        )
+        image = self.encode_image(pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale)
         if input_ids is None and inputs_embeds is None:
             num_images = image.regions.features.shape[0]
             input_ids = torch.zeros((num_images, 1), dtype=torch.long, device=image.regions.features.device)

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torchvision.ops import box_iou, roi_align
+from torchvision.ops import nms, roi_align
 from transformers.utils import ModelOutput
+
+from .configuration_butd import ButdBottomUpConfig, ButdTopDownConfig
 
 
 @dataclass
 class ButdRegions(ModelOutput):
     """
-    The regions of a batch of images: all that a top-down decoder knows of the picture.
+    The regions of a batch of images: all that a top-down decoder knows of the image.
 
     Args:
         features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`):
@@ -27,8 +29,8 @@ class ButdRegions(ModelOutput):
             What the selector believes each region shows, given that it shows something.
         attribute_logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_region_attributes)`, *optional*):
             What it believes each region to be like.
-        region_masks (`torch.FloatTensor` of shape `(batch_size, num_regions, m, m)`, *optional*):
-            Soft segmentation in [0, 1] within each box.
+        masks (`torch.FloatTensor` of shape `(batch_size, num_regions, m, m)`, *optional*):
+            Soft segmentation in [0, 1] within each box; zero where there is no region.
     """
 
     features: torch.FloatTensor | None = None
@@ -37,7 +39,7 @@ class ButdRegions(ModelOutput):
     mask: torch.BoolTensor | None = None
     class_logits: torch.FloatTensor | None = None
     attribute_logits: torch.FloatTensor | None = None
-    region_masks: torch.FloatTensor | None = None
+    masks: torch.FloatTensor | None = None
 
 
 def concatenate_regions(groups: list[ModelOutput], order: torch.LongTensor) -> ModelOutput:
@@ -51,10 +53,9 @@ def concatenate_regions(groups: list[ModelOutput], order: torch.LongTensor) -> M
     """
     if len(groups) == 1:  # all images are of one size, in their order
         return groups[0]
-    most = max(group.mask.shape[1] for group in groups)
     joined = {}
     for name in groups[0]:
-        padded = []
+        most, padded = max(group[name].shape[1] for group in groups), []
         for group in groups:
             value = group[name]  # (group_size, num_regions, ...)
             missing = value.new_zeros((value.shape[0], most - value.shape[1], *value.shape[2:]))
@@ -68,8 +69,33 @@ def join_regions(regions: ButdRegions, others: ButdRegions) -> ButdRegions:
     return ButdRegions(**{name: torch.cat([regions[name], others[name]], dim=1) for name in regions if name in others})
 
 
+def mask_regions(regions: ButdRegions, mask: torch.Tensor) -> ButdRegions:
+    """Regions with every field set to zero where `mask` `(batch_size, num_regions)` is False."""
+    fields = {}
+    for name, value in regions.items():
+        absent = ~mask.view(*mask.shape, *[1] * (value.dim() - 2))
+        fields[name] = value.masked_fill(absent, 0)
+    return ButdRegions(**fields)
+
+
+def checked_mask(boxes: torch.Tensor, mask: torch.Tensor | None, num_images: int) -> torch.Tensor:
+    """
+    Which of given boxes exist, `(batch_size, num_regions)`; all by default.
+
+    Raises:
+        ValueError: Boxes or mask have the wrong shape.
+    """
+    if boxes.dim() != 3 or boxes.shape[0] != num_images or boxes.shape[-1] != 4:
+        raise ValueError(f"`region_boxes` has shape {tuple(boxes.shape)}, expected ({num_images}, num_regions, 4).")
+    if mask is None:
+        return torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+    if mask.shape != boxes.shape[:2]:
+        raise ValueError(f"`region_mask` has shape {tuple(mask.shape)}, expected {tuple(boxes.shape[:2])}.")
+    return mask.bool()
+
+
 def ready_regions(
-    features: torch.Tensor,
+    features: torch.Tensor | None,
     boxes: torch.Tensor | None,
     mask: torch.Tensor | None,
     *,
@@ -80,83 +106,66 @@ def ready_regions(
     Regions that somebody else selected: the classic way, extract once and train many times.
 
     Args:
-        features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`): Their appearance.
+        features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`, *optional*): Their appearance;
+            may be None where only boxes matter.
         boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): Where they are.
         mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a region;
             everywhere by default.
         region_size (`int`): What the model expects.
-        needs_boxes (`bool`): Whether it looks at boxes; otherwise they may be left out.
+        needs_boxes (`bool`): Whether the model reads boxes; otherwise they may be left out.
 
     Raises:
         ValueError: A shape doesn't fit, or boxes are missing.
     """
-    if features.dim() != 3 or features.shape[-1] != region_size:
+    if features is not None and (features.dim() != 3 or features.shape[-1] != region_size):
         raise ValueError(
             f"`region_features` has shape {tuple(features.shape)}, expected (batch_size, num_regions, {region_size})."
         )
     if boxes is None and not needs_boxes:
         boxes = features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(*features.shape[:2], 4)
-    if boxes is None or boxes.shape != (*features.shape[:2], 4):
+    if features is not None and (boxes is None or boxes.shape != (*features.shape[:2], 4)):
         raise ValueError(
             f"`region_boxes` has shape {None if boxes is None else tuple(boxes.shape)}, expected "
             f"{(*features.shape[:2], 4)} to go with `region_features`."
         )
-    if mask is None:
-        mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-    if mask.shape != features.shape[:2]:
-        raise ValueError(f"`region_mask` has shape {tuple(mask.shape)}, expected {tuple(features.shape[:2])}.")
-    mask = mask.bool()
-    return ButdRegions(features=features, boxes=boxes, saliency=mask.to(features.dtype), mask=mask)
+    mask = checked_mask(boxes, mask, len(boxes))
+    regions = ButdRegions(boxes=boxes, saliency=mask.to(boxes.dtype), mask=mask)
+    if features is not None:
+        regions["features"] = features
+    return mask_regions(regions, mask)
 
 
 def select_regions(
-    boxes: torch.Tensor,
-    scores: torch.Tensor,
-    *,
-    num_regions: int,
-    min_regions: int = 1,
-    score_threshold: float = 0.0,
-    nms_threshold: float = 0.5,
+    boxes: torch.Tensor, scores: torch.Tensor, config: ButdBottomUpConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Ranks candidate boxes and keeps the best: score threshold, greedy non-maximum suppression, top k.
-
-    The same boxes as `torchvision.ops.nms` followed by a cut at `num_regions`, but with a fixed number of steps for
-    the whole batch, so that it compiles and costs the same whatever the picture. Where suppression leaves fewer than
-    `min_regions`, the best of the suppressed fill up; a picture without anything in it still has regions.
+    Ranks boxes and keeps the best: NMS above an IoU of `config.nms_threshold`, then those that score at least
+    `config.score_threshold`, at most `config.num_regions`. Where fewer than `config.min_regions` are left, the best of
+    the others fill up: an image without anything in it still has regions.
 
     Args:
-        boxes (`torch.FloatTensor` of shape `(batch_size, num_candidates, 4)`): `x0, y0, x1, y1`.
-        scores (`torch.FloatTensor` of shape `(batch_size, num_candidates)`): Higher is better. Ties keep their order.
+        boxes (`torch.FloatTensor` of shape `(batch_size, num_boxes, 4)`): `x0, y0, x1, y1`.
+        scores (`torch.FloatTensor` of shape `(batch_size, num_boxes)`): Higher is better. Ties keep their order.
 
     Returns:
-        Indices of shape `(batch_size, min(num_regions, num_candidates))`, best first, and a mask of the same shape
-        that is True where the index counts.
+        Indices of shape `(batch_size, min(num_regions, num_boxes))`, best first, and a mask of the same shape that is
+        True where the index counts.
     """
-    batch_size, num_candidates = scores.shape
-    num_regions = min(num_regions, num_candidates)
-    min_regions = min(min_regions, num_regions)
-    scores, ranking = scores.sort(dim=1, descending=True, stable=True)  # (batch_size, num_candidates)
-    boxes = boxes.gather(1, ranking[..., None].expand(-1, -1, 4))  # (batch_size, num_candidates, 4)
-
-    # a candidate's turn: its rank, later by one round when suppressed or below the threshold, by two when taken
-    turn = torch.arange(num_candidates, device=scores.device).expand(batch_size, -1)
-    turn = turn + num_candidates * (scores < score_threshold)  # (batch_size, num_candidates)
-    picked, counts = [], []
-    for step in range(num_regions):
-        next_turn, index = turn.min(dim=1)  # (batch_size,)
-        picked.append(index)
-        counts.append((next_turn < num_candidates) | (step < min_regions))
-        overlap = box_iou(boxes.gather(1, index[:, None, None].expand(-1, 1, 4)), boxes)[:, 0]
-        suppressed = (overlap > nms_threshold) & (turn < num_candidates)
-        turn = turn + num_candidates * suppressed
-        turn = turn.scatter(1, index[:, None], 3 * num_candidates)  # (batch_size, num_candidates)
-    picked, counts = torch.stack(picked, dim=1), torch.stack(counts, dim=1)  # (batch_size, num_regions)
-
-    # regions that filled up were taken last, but may outrank others: rank once more, those that don't count last
-    rank = torch.where(counts, picked, picked + num_candidates)
-    order = rank.argsort(dim=1)  # (batch_size, num_regions)
-    return ranking.gather(1, picked.gather(1, order)), counts.gather(1, order)
+    num_regions = min(config.num_regions, scores.shape[1])
+    indices = torch.zeros((len(scores), num_regions), dtype=torch.long, device=scores.device)
+    mask = torch.zeros_like(indices, dtype=torch.bool)
+    order = scores.argsort(dim=1, descending=True, stable=True)  # (batch_size, num_boxes)
+    for row, ranking in enumerate(order):
+        ranked_boxes, ranked_scores = boxes[row, ranking].float(), scores[row, ranking].float()
+        is_kept = torch.zeros_like(ranking, dtype=torch.bool)  # by rank
+        is_kept[nms(ranked_boxes, ranked_scores, config.nms_threshold)] = True
+        is_kept &= ranked_scores >= config.score_threshold
+        missing = min(config.min_regions, num_regions) - int(is_kept.sum())
+        if missing > 0:
+            is_kept[(~is_kept).nonzero()[:missing, 0]] = True
+        keep = ranking[is_kept][:num_regions]
+        indices[row, : len(keep)], mask[row, : len(keep)] = keep, True
+    return indices, mask
 
 
 def pool_regions(feature_map: torch.Tensor, boxes: torch.Tensor, pooled_size: int = 2) -> torch.Tensor:
@@ -182,6 +191,14 @@ def pool_regions(feature_map: torch.Tensor, boxes: torch.Tensor, pooled_size: in
     return pooled.view(batch_size, num_regions, num_channels)
 
 
+def describe_boxes(feature_map: torch.Tensor, boxes: torch.Tensor) -> ButdRegions:
+    """Regions at given boxes `(batch_size, num_regions, 4)` of a map `(batch_size, num_channels, height, width)`."""
+    boxes = boxes.to(feature_map.dtype)
+    mask = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+    features = pool_regions(feature_map, boxes)
+    return ButdRegions(features=features, boxes=boxes, saliency=mask.to(boxes.dtype), mask=mask)  # unranked
+
+
 def gather_regions(values: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Rows of `values` `(batch_size, num_candidates, size)` at `indices`, zero where `mask` is False."""
     rows = values.gather(1, indices[..., None].expand(-1, -1, values.shape[-1]))  # (batch_size, num_regions, size)
@@ -193,7 +210,7 @@ class ButdBoxEmbedding(nn.Module):
 
     num_measures = 7  # x0, y0, x1, y1, width, height, area
 
-    def __init__(self, config):
+    def __init__(self, config: ButdTopDownConfig):
         super().__init__()
         self.measures_proj = nn.Linear(self.num_measures, config.hidden_size)
         self.act_fn = nn.GELU()
@@ -209,9 +226,12 @@ class ButdBoxEmbedding(nn.Module):
 __all__ = [
     "ButdBoxEmbedding",
     "ButdRegions",
+    "checked_mask",
     "concatenate_regions",
+    "describe_boxes",
     "gather_regions",
     "join_regions",
+    "mask_regions",
     "pool_regions",
     "ready_regions",
     "select_regions",

@@ -10,7 +10,9 @@ from .faster_rcnn_anchors import cell_anchors, clip_to_image, grid_anchors, move
 from .resnet_c4 import STRIDE
 
 
+HIDDEN_SIZE = 512
 NUM_CANDIDATES = 6000  # enter non-maximum suppression
+NUM_PROPOSALS = 300  # leave it, at most
 NMS_THRESHOLD = 0.7
 SMALLEST_SIDE = 16  # of a proposal of the Caffe code, in pixels of the original image
 
@@ -31,10 +33,10 @@ class ButdFasterRcnnProposals(nn.Module):
         self.num_anchors = len(anchors)
         scores_per_anchor = 2 if config.variant == "caffe" else 1
         self.register_buffer("cell_anchors", anchors)
-        self.conv = nn.Conv2d(num_channels, config.rpn_size, kernel_size=3, padding=1)
+        self.conv = nn.Conv2d(num_channels, HIDDEN_SIZE, kernel_size=3, padding=1)
         self.act_fn = nn.ReLU()
-        self.objectness = nn.Conv2d(config.rpn_size, scores_per_anchor * self.num_anchors, kernel_size=1)
-        self.deltas = nn.Conv2d(config.rpn_size, 4 * self.num_anchors, kernel_size=1)
+        self.objectness = nn.Conv2d(HIDDEN_SIZE, scores_per_anchor * self.num_anchors, kernel_size=1)
+        self.deltas = nn.Conv2d(HIDDEN_SIZE, 4 * self.num_anchors, kernel_size=1)
 
     def forward(
         self, feature_map: torch.Tensor, height: int, width: int, image_scale: float
@@ -43,7 +45,7 @@ class ButdFasterRcnnProposals(nn.Module):
         Args:
             feature_map (`torch.FloatTensor` of shape `(1, num_channels, map_height, map_width)`): Of one image.
             height, width (`int`): Size of the image in pixels.
-            image_scale (`float`): Pixels of the image per pixel of the original picture.
+            image_scale (`float`): Pixels of the image per pixel of the original image.
 
         Returns:
             Boxes `(num_proposals, 4)`, `x0, y0, x1, y1` in pixels, best first, at least one; and scores
@@ -72,7 +74,7 @@ class ButdFasterRcnnProposals(nn.Module):
             whole = clip_to_image(boxes.new_tensor([[0.0, 0.0, width, height]]), height, width, variant)
             return whole, scores.new_zeros(1)
         keep = nms(inclusive(boxes) if variant == "caffe" else boxes, scores, NMS_THRESHOLD)
-        keep = keep[: self.config.num_proposals]
+        keep = keep[:NUM_PROPOSALS]
         return boxes[keep], scores[keep]
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:

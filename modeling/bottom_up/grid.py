@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ..configuration_butd import ButdBottomUpConfig
-from ..regions import ButdRegions
+from ..regions import ButdRegions, describe_boxes
+from .backbone import FeatureMaps
 
 
 class ButdGridSelector(nn.Module):
@@ -15,11 +16,14 @@ class ButdGridSelector(nn.Module):
     Cells are ranked by how much they stand out: the distance of their feature from the image's mean feature.
     """
 
-    def __init__(self, config: ButdBottomUpConfig):
+    def __init__(self, config: ButdBottomUpConfig, channels: list[int]):
         super().__init__()
-        self.config = config
+        self.region_size = sum(channels)
 
-    def forward(self, feature_map: torch.Tensor) -> ButdRegions:
+    def forward(self, feature_maps: FeatureMaps, boxes: torch.Tensor | None = None) -> ButdRegions:
+        feature_map = feature_maps.concatenated()
+        if boxes is not None:
+            return describe_boxes(feature_map, boxes)
         _, _, height, width = feature_map.shape
         features = feature_map.flatten(2).transpose(1, 2)  # (batch_size, height * width, num_channels)
         saliency = (features - features.mean(dim=1, keepdim=True)).norm(dim=-1)  # (batch_size, height * width)

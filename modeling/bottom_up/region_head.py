@@ -7,22 +7,24 @@ from transformers import initialization as init
 
 from ..boxes import clip_boxes, refine_boxes
 from ..configuration_butd import ButdBottomUpConfig
-from ..regions import ButdRegions
+from ..regions import ButdRegions, mask_regions
 from .feature_pyramid import ButdPyramid, pool_deepest, pool_pyramid
 from .mask_head import ButdMaskHead
 
 
 POOLED_SIZE = 7
-NARROW_SIZE = 64  # channels per cell before the cells are read one after another: most of the head's weights are there
+NARROW_SIZE = (
+    64  # channels per cell before all cells are joined by one linear layer, which has most of the head's weights
+)
 
 
 class ButdRegionHead(nn.Module):
     """
     Features, classes, attributes, a refined box and a mask of each region (Ren et al. 2015; Anderson et al. 2018).
 
-    A region's feature has two halves: the mean of the backbone's last map, which is what pretraining knows, and what
-    this head reads from the 7 × 7 cells of the pyramid, which knows where in the box things are. Features are pooled
-    at the proposed box; the refined one says where the object ends. Refinement is class-agnostic, and begins as none.
+    A region's feature has two halves: the mean of the backbone's last map in the box, and what this head computes from
+    7 × 7 cells of the pyramid. Features are pooled at the proposed box. Refinement is class-agnostic, and begins as
+    none.
     """
 
     def __init__(self, config: ButdBottomUpConfig, deepest_size: int):
@@ -67,42 +69,37 @@ class ButdRegionHead(nn.Module):
         self,
         pyramid: ButdPyramid,
         boxes: torch.Tensor,
-        saliency: torch.Tensor,
-        mask: torch.Tensor,
-        refine: torch.Tensor | None = None,
-    ) -> tuple[ButdRegions, torch.Tensor]:
+        saliency: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        refine: bool = True,
+    ) -> ButdRegions:
         """
         Args:
             boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`): `x0, y0, x1, y1` in [0, 1].
-            saliency (`torch.FloatTensor` of shape `(batch_size, num_regions)`): What ranked them.
-            mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`): True where there is a region.
-            refine (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where the box may be
-                refined; everywhere by default.
-
-        Returns:
-            The regions, and the deltas of shape `(batch_size, num_regions, 4)` that refined them.
+            saliency (`torch.FloatTensor` of shape `(batch_size, num_regions)`, *optional*): What ranked them; 1 for
+                boxes that nobody ranked.
+            mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a region;
+                everywhere by default.
+            refine (`bool`): Whether boxes are refined.
         """
-        exists = mask[..., None]
+        if mask is None:
+            mask = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
         features = self.features(pyramid, boxes)
-        deltas = self.deltas(features)
-        # whoever attends to regions sees where they are, but doesn't move them
-        refined = clip_boxes(refine_boxes(boxes, deltas.detach()))
-        if refine is not None:
-            refined = torch.where(refine[..., None], refined, boxes)
         regions = ButdRegions(
-            features=features * exists.to(features.dtype),
-            boxes=refined * exists.to(refined.dtype),
-            saliency=saliency,
+            features=features,
+            # whoever attends to regions sees where they are, but doesn't move them
+            boxes=clip_boxes(refine_boxes(boxes, self.deltas(features).detach())) if refine else boxes,
+            saliency=mask.float() if saliency is None else saliency,
             mask=mask,
         )
         if self.class_proj is not None:
-            regions["class_logits"] = self.class_proj(features) * exists.to(features.dtype)
+            regions["class_logits"] = self.class_proj(features)
         if self.attribute_proj is not None:
-            regions["attribute_logits"] = self.attribute_proj(features) * exists.to(features.dtype)
+            regions["attribute_logits"] = self.attribute_proj(features)
         if self.mask_head is not None and not self.training:  # losses draw the few masks that they compare
             masks = self.mask_logits(pyramid, regions.boxes, features).sigmoid()
-            regions["region_masks"] = masks.unflatten(0, mask.shape) * exists[..., None].to(masks.dtype)
-        return regions, deltas
+            regions["masks"] = masks.unflatten(0, mask.shape)  # (batch_size, num_regions, m, m)
+        return mask_regions(regions, mask)
 
 
 __all__ = ["ButdRegionHead"]

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ResNet of the published bottom-up detector: timm's blocks, with the strides, pooling and dilation of 2018."""
 
-from collections.abc import Iterator
-
 import timm
 import torch
 import torch.nn.functional as F
@@ -39,9 +37,8 @@ class ButdResnetC4(nn.Module):
     their first block; the pooling of the stem has no padding, but a last partial window; the last stage has stride 1
     and every 3 × 3 convolution in it dilation 2.
 
-    `config.computation` chooses how it computes, in evaluation mode: `"plain"` layer by layer; `"fast"` the same to
-    rounding, with batch norm folded into the convolutions and channels last; `"approximate"` a quarter of the last
-    stage.
+    In evaluation mode batch norm is folded into the convolutions, memory is channels last, and the dilated last stage
+    is computed undilated: the same to rounding, several times faster on a CPU (`examples/benchmarks/`).
     """
 
     def __init__(self, config: ButdBottomUpConfig):
@@ -69,19 +66,13 @@ class ButdResnetC4(nn.Module):
                 block.conv2.dilation = block.conv2.padding = (dilation, dilation)
                 if block.downsample is not None:
                     block.downsample[0].stride = (stride, stride)
-        if config.freeze_batch_norm:
-            freeze_batch_norm_2d(self)
+        freeze_batch_norm_2d(self)
         self.channels = [self.layer3[-1].conv3.out_channels]
         self.region_size = resnet.num_features
 
-    @property
-    def is_folded(self) -> bool:
-        """Whether batch norm is folded: in training its statistics may change."""
-        return self.config.computation != "plain" and not self.training
-
     def forward(self, pixel_values: torch.Tensor) -> BackboneOutput:
         """The map of the fourth stage, stride 16, of images of one size."""
-        if not self.is_folded:
+        if self.training:  # folded weights have no gradient of their own
             hidden_states = self.maxpool(self.act1(self.bn1(self.conv1(pixel_values))))
             hidden_states = self.layer3(self.layer2(self.layer1(hidden_states)))
             return BackboneOutput(feature_maps=(hidden_states,))
@@ -98,8 +89,7 @@ class ButdResnetC4(nn.Module):
         Appearance of regions: max RoI pooling to 14 × 14 (Girshick 2015), the last stage, the mean.
 
         Where the last stage is all dilated by 2, cells of even and of odd rows and columns never meet: it is four
-        undilated ones on 7 × 7 cells each, which is how the fast way computes it, and of which the approximate way
-        computes the first.
+        undilated ones on 7 × 7 cells each, which is how it is computed in evaluation mode.
 
         Args:
             feature_map (`torch.FloatTensor` of shape `(1, num_channels, height, width)`): Of one image.
@@ -111,27 +101,22 @@ class ButdResnetC4(nn.Module):
         rois = F.pad(boxes.float(), (1, 0))  # (num_regions, 5): all of image 0
         dtype = feature_map.dtype
         feature_map = feature_map.float().contiguous()  # pooling has no half precision kernel on every device
-        if not self.is_folded:
+        if self.training:  # folded weights have no gradient of their own
             pooled = roi_pool(feature_map, rois, POOLED_SIZE, 1 / STRIDE).to(dtype)
             return self.layer4(pooled).mean(dim=(2, 3))  # (num_regions, region_size)
         weights = [folded_weights(block) for block in self.layer4]
         parts = []
         for some in rois.split(REGIONS_AT_ONCE):
             pooled = roi_pool(feature_map, some, POOLED_SIZE, 1 / STRIDE)  # (some, num_channels, 14, 14)
-            phases = torch.cat(list(self.phases(pooled.to(dtype))))  # (num_phases * some, num_channels, 7, 7)
+            pooled = pooled.to(dtype)
+            phases = [pooled[:, :, top::2, left::2] for top in (0, 1) for left in (0, 1)]
+            phases = torch.cat(phases)  # (4 * some, num_channels, 7, 7)
             phases = phases.contiguous(memory_format=torch.channels_last)
             for block, folded in zip(self.layer4, weights, strict=True):
                 phases = folded_block(block, phases, *folded, dilation=1)
-            means = phases.mean(dim=(2, 3))  # (num_phases * some, region_size)
-            parts.append(means.unflatten(0, (-1, len(some))).mean(dim=0))  # (some, region_size)
+            means = phases.mean(dim=(2, 3))  # (4 * some, region_size)
+            parts.append(means.unflatten(0, (4, -1)).mean(dim=0))  # (some, region_size)
         return torch.cat(parts)  # (num_regions, region_size)
-
-    def phases(self, pooled: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Every second row and column, `(num_regions, num_channels, 7, 7)`: once each, or only from the first."""
-        starts = (0, 1) if self.config.computation == "fast" else (0,)
-        for top in starts:
-            for left in starts:
-                yield pooled[:, :, top::2, left::2]
 
 
 def folded_weights(block: Bottleneck) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:

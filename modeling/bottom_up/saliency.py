@@ -6,20 +6,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..configuration_butd import ButdBottomUpConfig
-from ..regions import ButdRegions, gather_regions, pool_regions, select_regions
+from ..regions import ButdRegions, describe_boxes, gather_regions, pool_regions, select_regions
+from .backbone import FeatureMaps
 
 
+WINDOW_SIZES = (0.2, 0.3, 0.45, 0.7, 1.0)  # sides as fractions of the image's: near-geometric, a child to a scene
 STEPS_PER_UNIT = 2**20  # of a standard deviation: as fine as float32 where it counts, far from overflow in 64 bits
 
 
-def window_cells(height: int, width: int, sizes: list[float]) -> list[tuple[int, int, int, int]]:
+def window_cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
     """
-    Every window of the given sizes on a map of `height` × `width` cells, as `left, top, right, bottom` in cells.
+    Every window on a map of `height` × `width` cells, as `left, top, right, bottom` in cells.
 
-    Sizes are fractions of a side, tried in every combination of width and height; the order is deterministic.
+    `WINDOW_SIZES` are tried in every combination of width and height; the order is deterministic.
     """
-    heights = sorted({max(1, round(size * height)) for size in sizes})
-    widths = sorted({max(1, round(size * width)) for size in sizes})
+    heights = sorted({max(1, round(size * height)) for size in WINDOW_SIZES})
+    widths = sorted({max(1, round(size * width)) for size in WINDOW_SIZES})
     return [
         (left, top, left + window_width, top + window_height)
         for window_height in heights
@@ -43,31 +45,26 @@ class ButdSaliencySelector(nn.Module):
     All windows of all images are scored at once from summed-area tables.
     """
 
-    def __init__(self, config: ButdBottomUpConfig):
+    def __init__(self, config: ButdBottomUpConfig, channels: list[int]):
         super().__init__()
         self.config = config
+        self.region_size = sum(channels)
 
-    def forward(self, feature_map: torch.Tensor) -> ButdRegions:
+    def forward(self, feature_maps: FeatureMaps, boxes: torch.Tensor | None = None) -> ButdRegions:
+        feature_map = feature_maps.concatenated()
+        if boxes is not None:
+            return describe_boxes(feature_map, boxes)
         _, _, height, width = feature_map.shape
-        windows = torch.tensor(window_cells(height, width, self.config.window_sizes), device=feature_map.device)
+        windows = torch.tensor(window_cells(height, width), device=feature_map.device)
         scores = self.contrast(feature_map, windows)  # (batch_size, num_windows)
         boxes = windows / windows.new_tensor([width, height, width, height])
         boxes = boxes.to(scores.dtype).expand(scores.shape[0], -1, -1)  # (batch_size, num_windows, 4)
+        # captions name the scene, which has no surround: the whole image gets the best window's score
+        whole = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(scores.shape[0], 1, 4)
+        boxes = torch.cat([whole, boxes], dim=1)  # (batch_size, 1 + num_windows, 4)
+        scores = torch.cat([scores.amax(dim=1, keepdim=True), scores], dim=1)  # (batch_size, 1 + num_windows)
 
-        if self.config.keep_whole_image:
-            # a scene has no surround: it enters with the best window's score, so that nothing can push it out
-            whole = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(scores.shape[0], 1, 4)
-            boxes = torch.cat([whole, boxes], dim=1)  # (batch_size, 1 + num_windows, 4)
-            scores = torch.cat([scores.amax(dim=1, keepdim=True), scores], dim=1)  # (batch_size, 1 + num_windows)
-
-        indices, mask = select_regions(
-            boxes,
-            scores,
-            num_regions=self.config.num_regions,
-            min_regions=self.config.min_regions,
-            score_threshold=self.config.score_threshold,
-            nms_threshold=self.config.nms_threshold,
-        )
+        indices, mask = select_regions(boxes, scores, self.config)
         boxes = gather_regions(boxes, indices, mask)  # (batch_size, num_regions, 4)
         return ButdRegions(
             features=pool_regions(feature_map, boxes) * mask[..., None].to(feature_map.dtype),

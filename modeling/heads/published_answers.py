@@ -7,7 +7,7 @@ from transformers import initialization as init
 
 from ..configuration_butd import ButdTopDownConfig
 from ..regions import ButdRegions
-from ..top_down.attention_hops import ButdAnswers, visible_regions
+from .answers import ButdAnswers, visible_regions
 
 
 class ButdScaledLinear(nn.Module):
@@ -92,7 +92,7 @@ class ButdProductAnswers(nn.Module):
         self.classifier = linear(answer_size, num_labels)
 
     def forward(self, question: torch.Tensor, regions: ButdRegions) -> ButdAnswers:
-        """See `ButdGlimpses.forward`."""
+        """See `ButdHopAnswers.forward`."""
         region_dropout = self.config.region_dropout if self.training else 0.0
         features, _, mask, each = visible_regions(regions, region_dropout, question.shape[0])
         features = features.to(question.dtype)

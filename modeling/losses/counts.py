@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sums of losses are divided by: counts over all processes that share a step."""
+"""What sums of losses are divided by: counts, averaged over the processes that share a step."""
 
 import torch
 
 
-def shared_count(count: torch.Tensor, least: float = 1.0) -> torch.Tensor:
+def mean_count(count: torch.Tensor, least: float = 1.0) -> torch.Tensor:
     """
     The mean over processes of what each of them counts, so that the mean over processes of their sums of losses,
     divided by it, is the loss of all their images together. The detectors of transformers do the same.
@@ -24,4 +24,4 @@ def shared_count(count: torch.Tensor, least: float = 1.0) -> torch.Tensor:
     return count.clamp(min=least) / processes
 
 
-__all__ = ["shared_count"]
+__all__ = ["mean_count"]

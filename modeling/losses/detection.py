@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Set losses of detection and instance segmentation: each object is matched with a prediction, then compared."""
+"""Set losses of detection and instance segmentation: each object is matched with a query, then compared."""
 
 from types import SimpleNamespace
 
@@ -8,39 +8,34 @@ from torchvision.ops import box_convert
 from transformers.loss.loss_for_object_detection import dice_loss, sigmoid_focal_loss
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher, RTDetrLoss
 
-from ..configuration_butd import ButdConfig
-from ..top_down.detection import ABSENT_LOGIT, centred
-from .counts import shared_count
-from .targets import ButdTarget
+from ..boxes import ABSENT_LOGIT, centred
+from ..top_down.detection import ButdDetectionDecoderOutput
+from .counts import mean_count
+from .targets import ButdTarget, masks_within
 
 
-# one pair of tensors per image: predictions, and the objects that they are matched with
+# weights of the parts of the loss, as in Deformable DETR and RT-DETR; the bottom-up parts count as they are
+LOSS_WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}
+
+# one pair of tensors per image: queries, and the objects that they are matched with
 Matches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class ButdSetLoss:
     """
-    The Hungarian matching and the losses of RT-DETR in transformers, with what they leave open.
+    The Hungarian matching and the losses of RT-DETR in transformers.
 
     Matching and classes are those of one sigmoid per class: `loss_ce` is the varifocal loss, in which a matched
-    prediction learns how well its box fits. Absent queries and those in crowds learn nothing. An object may be
-    matched several times (Jia et al. 2023, "DETRs with hybrid matching").
+    query learns how well its box fits. Queries that don't exist, and unmatched ones in crowds, add nothing. An object
+    may be matched several times (Jia et al. 2023, "DETRs with hybrid matching").
     """
 
-    def __init__(self, config: ButdConfig):
-        self.config = config
-        self.weights = {
-            "loss_ce": config.class_loss_coefficient,
-            "loss_bbox": config.bbox_loss_coefficient,
-            "loss_giou": config.giou_loss_coefficient,
-            "loss_mask": config.mask_loss_coefficient,
-            "loss_dice": config.dice_loss_coefficient,
-        }
-        settings = SimpleNamespace(  # RT-DETR's own values, except for what this package's config says
-            num_labels=config.num_labels,
-            matcher_class_cost=config.class_cost,
-            matcher_bbox_cost=config.bbox_cost,
-            matcher_giou_cost=config.giou_cost,
+    def __init__(self, num_labels: int):
+        settings = SimpleNamespace(  # RT-DETR's own values
+            num_labels=num_labels,
+            matcher_class_cost=2.0,
+            matcher_bbox_cost=5.0,
+            matcher_giou_cost=2.0,
             matcher_alpha=0.25,
             matcher_gamma=2.0,
             use_focal_loss=True,
@@ -55,77 +50,71 @@ class ButdSetLoss:
         self.criterion = RTDetrLoss(settings)
 
     def __call__(
-        self,
-        logits: torch.Tensor,
-        boxes: torch.Tensor,
-        present: torch.Tensor,
-        targets: list[ButdTarget],
-        copies: int = 1,
+        self, decoded: ButdDetectionDecoderOutput, exists: torch.Tensor, targets: list[ButdTarget], copies: int = 1
     ) -> tuple[dict[str, torch.Tensor], Matches]:
         """
         Args:
-            logits (`torch.FloatTensor` of shape `(batch_size, num_queries, num_labels)`): One sigmoid per class.
-            boxes (`torch.FloatTensor` of shape `(batch_size, num_queries, 4)`): `x0, y0, x1, y1`, not clipped.
-            present (`torch.BoolTensor` of shape `(batch_size, num_queries)`): False where there is no query.
-            copies (`int`): Predictions matched with each object.
+            decoded (`ButdDetectionDecoderOutput`): Logits and boxes of each layer.
+            exists (`torch.BoolTensor` of shape `(batch_size, num_queries)`): False where there is no query.
+            copies (`int`): Queries matched with each object.
 
         Returns:
-            `loss_ce`, `loss_bbox` and `loss_giou`, and the matches.
+            `loss_ce`, `loss_bbox` and `loss_giou` of the last layer, with `_0`, `_1`, ... of those before, and the
+            matches of the last.
         """
-        wanted = [
+        labels = [
             {"class_labels": target.class_labels.repeat(copies), "boxes": target.centred_boxes.repeat(copies, 1)}
             for target in targets
         ]
-        outputs = {"logits": logits.float(), "pred_boxes": centred(boxes)}
-        matches = []
-        for row, (queries, objects) in enumerate(self.matcher(outputs, wanted)):
-            there = present[row].cpu()[queries]
-            matches.append((queries[there].to(logits.device), objects[there].to(logits.device)))
-        outputs["logits"] = outputs["logits"].masked_fill(self.excused(outputs, targets, matches), ABSENT_LOGIT)
-        number = shared_count(outputs["logits"].new_tensor(sum(len(target["class_labels"]) for target in wanted)))
-        losses = {"loss_ce": self.criterion.loss_labels_vfl(outputs, wanted, matches, number)["loss_vfl"]}
-        outputs["pred_boxes"] = box_convert(boxes, "xyxy", "cxcywh")  # clipped ones would not feel the border
-        losses.update(self.criterion.loss_boxes(outputs, wanted, matches, number))
+        number = mean_count(exists.new_tensor(sum(len(label["boxes"]) for label in labels), dtype=torch.float))
+        losses, last = {}, len(decoded.logits) - 1
+        for layer, (logits, boxes) in enumerate(zip(decoded.logits, decoded.boxes, strict=True)):
+            outputs = {"logits": logits.float(), "pred_boxes": centred(boxes)}
+            matches = []
+            for row, (queries, objects) in enumerate(self.matcher(outputs, labels)):
+                is_there = exists[row].cpu()[queries]
+                matches.append((queries[is_there].to(boxes.device), objects[is_there].to(boxes.device)))
+            ignored = ignored_queries(outputs["pred_boxes"], targets, matches)
+            outputs["logits"] = outputs["logits"].masked_fill(ignored, ABSENT_LOGIT)
+            parts = {"loss_ce": self.criterion.loss_labels_vfl(outputs, labels, matches, number)["loss_vfl"]}
+            outputs["pred_boxes"] = box_convert(boxes, "xyxy", "cxcywh")  # clipped ones have no gradient at the border
+            parts.update(self.criterion.loss_boxes(outputs, labels, matches, number))
+            losses.update({name if layer == last else f"{name}_{layer}": part for name, part in parts.items()})
         return losses, matches
 
-    @torch.no_grad()
-    def excused(self, outputs: dict[str, torch.Tensor], targets: list[ButdTarget], matches: Matches) -> torch.Tensor:
-        """True at unmatched queries in a crowd: `(batch_size, num_queries, 1)`."""
-        excused = torch.zeros(outputs["logits"].shape[:2], dtype=torch.bool, device=outputs["logits"].device)
-        for row, (target, (queries, _)) in enumerate(zip(targets, matches, strict=True)):
-            boxes = box_convert(outputs["pred_boxes"][row], "cxcywh", "xyxy")
-            excused[row] = target.in_crowd(boxes)
-            excused[row, queries] = False
-        return excused[..., None]
 
-    def weighted(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The sum of losses whose names begin with one that has a weight, e.g. `loss_ce_0`."""
-        return sum(self.weights["_".join(name.split("_")[:2])] * loss for name, loss in losses.items())
+@torch.no_grad()
+def ignored_queries(boxes: torch.Tensor, targets: list[ButdTarget], matches: Matches) -> torch.Tensor:
+    """True at unmatched queries in a crowd, `(batch_size, num_queries, 1)`; boxes are `centre x, centre y, w, h`."""
+    ignored = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+    for row, (target, (queries, _)) in enumerate(zip(targets, matches, strict=True)):
+        ignored[row] = target.in_crowd(box_convert(boxes[row], "cxcywh", "xyxy"))
+        ignored[row, queries] = False
+    return ignored[..., None]
 
 
 def mask_losses(
-    logits: torch.Tensor, boxes: torch.Tensor, targets: list[ButdTarget], matches: Matches
+    logits: torch.Tensor, boxes: torch.Tensor, objects: torch.Tensor, targets: list[ButdTarget]
 ) -> dict[str, torch.Tensor]:
     """
     `loss_mask` (cross-entropy per cell) and `loss_dice` of masks within boxes.
 
     Args:
-        logits (`torch.FloatTensor` of shape `(num_masks, m, m)`): In the order of the matches, image after image.
-        boxes (`torch.FloatTensor` of shape `(num_masks, 4)`): The boxes in which they are drawn, `x0, y0, x1, y1`.
-        matches: Only those of objects that have a mask.
+        logits (`torch.FloatTensor` of shape `(num_masks, m, m)`): Image after image.
+        boxes (`torch.FloatTensor` of shape `(num_masks, 5)`): Row of the image, then the mask's `x0, y0, x1, y1`.
+        objects (`torch.LongTensor` of shape `(num_masks,)`): Whose masks they are.
     """
-    seen, begin = [logits.new_zeros((0, *logits.shape[1:]))], 0
-    for target, (_, objects) in zip(targets, matches, strict=True):
-        if len(objects):
-            end = begin + len(objects)
-            seen.append(target.masks_within(boxes[begin:end], objects, logits.shape[-1]))
-            begin = end
-    logits, seen = logits.flatten(1), torch.cat(seen).flatten(1)  # (num_masks, m * m)
-    number = shared_count(logits.new_tensor(len(logits)))
+    labels = masks_within(targets, boxes, objects, logits.shape[-1]).flatten(1)  # (num_masks, m * m)
+    number = mean_count(logits.new_tensor(len(logits)))
     return {
-        "loss_mask": sigmoid_focal_loss(logits, seen, number, alpha=-1, gamma=0),
-        "loss_dice": dice_loss(logits, seen, number),
+        "loss_mask": sigmoid_focal_loss(logits.flatten(1), labels, number, alpha=-1, gamma=0),
+        "loss_dice": dice_loss(logits.flatten(1), labels, number),
     }
 
 
-__all__ = ["ButdSetLoss", "mask_losses"]
+def weighted_sum(losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The loss: parts by the weight of the name that theirs begins with, e.g. `loss_ce_0` by that of `loss_ce`."""
+    return sum(LOSS_WEIGHTS.get("_".join(name.split("_")[:2]), 1.0) * loss for name, loss in losses.items())
+
+
+__all__ = ["ButdSetLoss", "mask_losses", "weighted_sum"]

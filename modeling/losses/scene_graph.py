@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scene graphs are trained towards, and their losses."""
+"""Labels of scene graphs, how regions match them, and the losses."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,14 @@ import torch.nn.functional as F
 from torchvision.ops import box_convert, box_iou
 
 from ..configuration_butd import ButdConfig
-from .counts import shared_count
+from ..regions import ButdRegions
+from ..top_down.scene_graph import ButdPairs
+from .counts import mean_count
 
 
-POSITIVE_OVERLAP = 0.5  # with an object, from which a region is about it
-SAME_BOX = 1e-4  # of the image: as far as conversions between formats of boxes lead
+POSITIVE_OVERLAP = 0.5  # of a region with the object that it matches
+SAME_BOX = 1e-4  # of the image: rounding of conversions between formats of boxes
+NO_OBJECT_WEIGHT = 0.1  # of "no object" in the loss, as in DETR: most regions match nothing
 
 
 @dataclass
@@ -32,8 +35,27 @@ class ButdGraphTarget:
     relations: torch.Tensor | None
 
 
+@dataclass
+class ButdMatchedGraph:
+    """
+    The annotated graphs of a batch in terms of its regions.
+
+    Args:
+        objects (`torch.LongTensor` of shape `(batch_size, num_regions)`): The object that each region matches, or -1.
+        relations (`list`): For each image the relations between regions `(num_relations, 3)`, or None where nobody
+            annotated any.
+        labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): Labels that relations are predicted from.
+        required (`tuple`, *optional*): Pairs that have to be kept, see `ButdPairScorer.select`.
+    """
+
+    objects: torch.Tensor
+    relations: list[torch.Tensor | None]
+    labels: torch.Tensor
+    required: tuple[torch.Tensor, torch.Tensor] | None
+
+
 def prepare_graph_targets(
-    labels: list[dict[str, torch.Tensor]], num_labels: int, num_predicates: int
+    labels: list[dict[str, torch.Tensor]], config: ButdConfig, num_images: int
 ) -> list[ButdGraphTarget]:
     """
     Checks labels. Repeated relations count once, those of an object to itself are left out.
@@ -45,6 +67,9 @@ def prepare_graph_targets(
     Raises:
         ValueError: Shapes don't fit, or a label, object or predicate doesn't exist; the message names image and row.
     """
+    if len(labels) != num_images:
+        raise ValueError(f"`labels` has {len(labels)} entries, expected one for each of {num_images} images.")
+    num_labels, num_predicates = config.num_labels, config.num_predicates
     targets = []
     for image, label in enumerate(labels):
         class_labels, boxes = label["class_labels"].long().reshape(-1), label["boxes"].float()
@@ -84,10 +109,10 @@ def match_objects(
     boxes: torch.Tensor, mask: torch.Tensor, targets: list[ButdGraphTarget], labelled: bool
 ) -> torch.Tensor:
     """
-    The object that each region is about, or -1: `(batch_size, num_regions)`.
+    The object that each region matches, or -1: `(batch_size, num_regions)`.
 
-    Where regions are the annotated boxes in their order, each is its own: of several objects with one box no overlap
-    could tell them apart. Else it is the one that it overlaps most, by at least half.
+    Where regions are the annotated boxes in their order, they match in that order: objects may share a box. Else it is
+    the object that the region overlaps most, by at least half.
 
     Args:
         labelled (`bool`): Whether the regions came with labels: they are then the annotated objects.
@@ -95,7 +120,7 @@ def match_objects(
     Raises:
         ValueError: Labelled regions are not as many as the objects.
     """
-    about = torch.full_like(mask, -1, dtype=torch.long)
+    matched = torch.full_like(mask, -1, dtype=torch.long)
     for row, target in enumerate(targets):
         places, number = mask[row].nonzero()[:, 0], len(target.boxes)
         found = boxes[row, places].float()  # (num_existing, 4)
@@ -106,20 +131,20 @@ def match_objects(
             )
         same = len(places) == number and torch.allclose(found, target.boxes.clamp(0, 1), rtol=0, atol=SAME_BOX)
         if labelled or same:
-            about[row, places] = torch.arange(number, device=mask.device)
+            matched[row, places] = torch.arange(number, device=mask.device)
         elif number > 0:
             overlap, owner = box_iou(found, target.boxes).nan_to_num().max(dim=1)
-            about[row, places] = torch.where(overlap >= POSITIVE_OVERLAP, owner, -1)
-    return about
+            matched[row, places] = torch.where(overlap >= POSITIVE_OVERLAP, owner, -1)
+    return matched
 
 
-def region_relations(about: torch.Tensor, targets: list[ButdGraphTarget]) -> list[torch.Tensor | None]:
+def region_relations(matched: torch.Tensor, targets: list[ButdGraphTarget]) -> list[torch.Tensor | None]:
     """
     The relations of each image between regions instead of objects, `(num_relations, 3)`, each once, none of a region
-    to itself. Several regions about one object all take part in its relations.
+    to itself. All regions that match an object take part in its relations.
     """
     related = []
-    for row, target in zip(about, targets, strict=True):
+    for row, target in zip(matched, targets, strict=True):
         if target.relations is None:
             related.append(None)
             continue
@@ -145,71 +170,94 @@ def required_pairs(related: list[torch.Tensor | None], num_regions: int) -> tupl
 
 
 def object_loss(
-    logits: torch.Tensor, about: torch.Tensor, mask: torch.Tensor, targets: list[ButdGraphTarget], config: ButdConfig
+    logits: torch.Tensor, matched: torch.Tensor, mask: torch.Tensor, targets: list[ButdGraphTarget]
 ) -> torch.Tensor:
     """Cross-entropy of the labels of regions `(batch_size, num_regions, num_labels + 1)`, "no object" last."""
     no_object = logits.shape[-1] - 1
-    wanted = torch.full_like(about, no_object)
+    expected = torch.full_like(matched, no_object)
     for row, target in enumerate(targets):
-        found = about[row] >= 0
-        wanted[row, found] = target.class_labels[about[row, found]]
+        found = matched[row] >= 0
+        expected[row, found] = target.class_labels[matched[row, found]]
     weight = logits.new_ones(no_object + 1)
-    weight[no_object] = config.no_object_weight
-    losses = F.cross_entropy(logits[mask], wanted[mask], weight=weight, reduction="sum")
-    return losses / shared_count(weight[wanted[mask]].sum(), least=1e-6)
+    weight[no_object] = NO_OBJECT_WEIGHT
+    losses = F.cross_entropy(logits[mask], expected[mask], weight=weight, reduction="sum")
+    return losses / mean_count(weight[expected[mask]].sum(), least=1e-6)
 
 
-def relation_losses(
-    pairs: torch.Tensor,
-    pair_mask: torch.Tensor,
-    selection_logits: torch.Tensor,
-    pair_logits: torch.Tensor,
-    predicate_logits: torch.Tensor,
-    related: list[torch.Tensor | None],
-    num_regions: int,
-) -> dict[str, torch.Tensor]:
+def relation_losses(pairs: ButdPairs, related: list[torch.Tensor | None], num_regions: int) -> dict[str, torch.Tensor]:
     """
-    `loss_selection` and `loss_pair`, the binary cross-entropy of which pairs are related at the first and at the
-    second look, and `loss_predicate`, the cross-entropy of how.
+    `loss_selection` and `loss_pair`, the binary cross-entropy of which pairs are related, of the score that selects
+    them and of the final one, and `loss_predicate`, the cross-entropy of how.
 
-    Pairs that nobody annotated count as unrelated; images without annotated relations teach nothing. A pair with
-    several predicates wants all of them alike.
+    Pairs that nobody annotated count as unrelated; images without annotated relations don't count. The predicates of a
+    pair with several share its loss equally.
     """
-    ids = pairs[..., 0] * num_regions + pairs[..., 1]  # (batch_size, num_pairs)
-    taught = torch.zeros_like(pair_mask)
-    wanted = torch.zeros_like(predicate_logits)
+    ids = pairs.pairs[..., 0] * num_regions + pairs.pairs[..., 1]  # (batch_size, num_pairs)
+    is_annotated = torch.zeros_like(pairs.pair_mask)
+    predicates = torch.zeros_like(pairs.predicate_logits)  # 1 where annotated
     for row, relations in enumerate(related):
         if relations is None:
             continue
-        taught[row] = pair_mask[row]
-        keys, owner = (relations[:, 0] * num_regions + relations[:, 1]).unique(return_inverse=True)
+        is_annotated[row] = pairs.pair_mask[row]
+        keys, key_of_relation = (relations[:, 0] * num_regions + relations[:, 1]).unique(return_inverse=True)
         if len(keys) == 0:
             continue
-        predicates = wanted.new_zeros(len(keys), wanted.shape[-1])
-        predicates[owner, relations[:, 2]] = 1.0
+        predicates_of_key = predicates.new_zeros(len(keys), predicates.shape[-1])
+        predicates_of_key[key_of_relation, relations[:, 2]] = 1.0
         place = torch.searchsorted(keys, ids[row]).clamp(max=len(keys) - 1)
-        holds = (keys[place] == ids[row]) & pair_mask[row]
-        wanted[row] = predicates[place] * holds[:, None]
-    held = wanted.sum(dim=-1)  # (batch_size, num_pairs)
-    positive = held > 0
-    shares = wanted[positive] / held[positive][:, None]
-    predicate_loss = -(shares * predicate_logits[positive].log_softmax(dim=-1)).sum()
-    losses, num_taught = {}, shared_count(taught.sum().float())
-    for name, logits in (("loss_selection", selection_logits), ("loss_pair", pair_logits)):
-        wrong = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
-        losses[name] = (wrong * taught).sum() / num_taught
-    return {
-        **losses,
-        "loss_predicate": predicate_loss / shared_count(positive.sum().float()),
-    }
+        is_related = (keys[place] == ids[row]) & pairs.pair_mask[row]
+        predicates[row] = predicates_of_key[place] * is_related[:, None]
+    number = predicates.sum(dim=-1)  # (batch_size, num_pairs)
+    positive = number > 0
+    shares = predicates[positive] / number[positive][:, None]
+    loss = -(shares * pairs.predicate_logits[positive].log_softmax(dim=-1)).sum()
+    losses = {"loss_predicate": loss / mean_count(positive.sum().float())}
+    num_annotated = mean_count(is_annotated.sum().float())
+    for name, logits in (("loss_selection", pairs.selection_logits), ("loss_pair", pairs.pair_logits)):
+        loss = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
+        losses[name] = (loss * is_annotated).sum() / num_annotated
+    return losses
 
 
-__all__ = [
-    "ButdGraphTarget",
-    "match_objects",
-    "object_loss",
-    "prepare_graph_targets",
-    "region_relations",
-    "relation_losses",
-    "required_pairs",
-]
+def match_graph(
+    regions: ButdRegions,
+    labels: torch.Tensor,
+    targets: list[ButdGraphTarget],
+    is_labelled: bool,
+    is_training: bool,
+) -> ButdMatchedGraph:
+    """
+    Matches annotated graphs with regions. In training, relations are predicted from the true labels of matched
+    regions, and no related pair is pruned.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): Labels of the regions, given or predicted.
+        is_labelled (`bool`): Whether they were given: the regions are then the annotated objects in their order.
+    """
+    objects = match_objects(regions.boxes, regions.mask, targets, is_labelled)
+    relations = region_relations(objects, targets)
+    required = None
+    if is_training:
+        required = required_pairs(relations, regions.mask.shape[1])
+        if not is_labelled:
+            labels = labels.clone()
+            for row, target in enumerate(targets):
+                is_matched = objects[row] >= 0
+                labels[row, is_matched] = target.class_labels[objects[row, is_matched]]
+    return ButdMatchedGraph(objects, relations, labels, required)
+
+
+def scene_graph_losses(
+    logits: torch.Tensor,
+    pairs: ButdPairs,
+    matched: ButdMatchedGraph,
+    mask: torch.Tensor,
+    targets: list[ButdGraphTarget],
+    is_labelled: bool,
+) -> dict[str, torch.Tensor]:
+    """All losses of object labels, unless these were given, and of relations, by name."""
+    losses = {} if is_labelled else {"loss_object": object_loss(logits, matched.objects, mask, targets)}
+    return {**losses, **relation_losses(pairs, matched.relations, mask.shape[1])}
+
+
+__all__ = ["ButdGraphTarget", "ButdMatchedGraph", "match_graph", "prepare_graph_targets", "scene_graph_losses"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels of detection, checked and made ready for losses."""
+"""Labels of detection, checked and prepared for losses."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,12 @@ from torchvision.ops import box_convert
 
 from ..bottom_up.feature_pyramid import pool_level
 from ..boxes import noise_boxes, overlap_with
+from ..configuration_butd import ButdConfig
 
 
 CROWD_OVERLAP = 0.5  # share of a box in a crowd from which nobody can tell whether it is wrong
+NOISED_COPIES = 2  # of each labelled box
+BOX_NOISE = 0.4  # of its size: most copies overlap their box by more than half, as good proposals do
 MOST_NOISED = 100  # boxes per image: crowded images would otherwise set the pace of a batch
 
 
@@ -44,22 +47,28 @@ class ButdTarget:
         """Which of the boxes (num_boxes, 4), `x0, y0, x1, y1` in [0, 1], lie in a crowd: `(num_boxes,)`."""
         return (overlap_with(boxes, self.crowds) > CROWD_OVERLAP).any(dim=1)
 
-    def masks_within(self, boxes: torch.Tensor, objects: torch.Tensor, side: int) -> torch.Tensor:
-        """
-        Masks of some objects as seen in boxes: 1.0 on the object, else 0.0.
 
-        Args:
-            boxes (`torch.FloatTensor` of shape `(num_boxes, 4)`): `x0, y0, x1, y1` in [0, 1].
-            objects (`torch.LongTensor` of shape `(num_boxes,)`): Whose mask is seen in each.
+def masks_within(targets: list[ButdTarget], boxes: torch.Tensor, objects: torch.Tensor, side: int) -> torch.Tensor:
+    """
+    Masks of some objects, cut out by boxes: 1.0 on the object, else 0.0.
 
-        Returns:
-            `torch.FloatTensor` of shape `(num_boxes, side, side)`.
-        """
-        masks = self.masks[:, None].float()  # (num_objects, 1, height, width)
-        sizes = torch.tensor(masks.shape[-2:], device=boxes.device).expand(len(masks), -1)
-        rows = objects.to(boxes.dtype)[:, None]  # many boxes may share a mask, which is not copied for them
-        seen = pool_level(masks, sizes, torch.cat([rows, boxes], dim=1), side)  # (num_boxes, 1, side, side)
-        return (seen[:, 0] >= 0.5).float()
+    Args:
+        boxes (`torch.FloatTensor` of shape `(num_boxes, 5)`): Row of the image, then `x0, y0, x1, y1` in [0, 1]; image
+            after image.
+        objects (`torch.LongTensor` of shape `(num_boxes,)`): Whose mask is cut out by each.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_boxes, side, side)`.
+    """
+    parts = [boxes.new_zeros((0, side, side))]
+    for row, target in enumerate(targets):
+        is_here = boxes[:, 0] == row
+        if is_here.any():
+            masks = target.masks[:, None].float()  # (num_objects, 1, height, width)
+            sizes = torch.tensor(masks.shape[-2:], device=boxes.device).expand(len(masks), -1)
+            rois = torch.cat([objects[is_here].to(boxes.dtype)[:, None], boxes[is_here, 1:]], dim=1)
+            parts.append((pool_level(masks, sizes, rois, side)[:, 0] >= 0.5).float())
+    return torch.cat(parts)
 
 
 def require_labels(labels: torch.Tensor, lowest: int, number: int | None, place: str) -> None:
@@ -73,22 +82,21 @@ def require_labels(labels: torch.Tensor, lowest: int, number: int | None, place:
         raise ValueError(f"{place}[{first}] is {int(labels[first])}, expected {expected}.")
 
 
-def prepare_targets(
-    labels: list[dict[str, torch.Tensor]], num_labels: int | None = None, num_attributes: int | None = None
-) -> list[ButdTarget]:
+def prepare_targets(labels: list[dict[str, torch.Tensor]], config: ButdConfig, num_images: int) -> list[ButdTarget]:
     """
-    Checks labels and takes apart what is to be found and what is not.
+    Checks labels and separates objects from crowds.
 
     Args:
         labels (`list[dict]`): For each image `class_labels` (n,) and `boxes` (n, 4) as `centre x, centre y, width,
             height` in [0, 1] of the unpadded image; optional `masks` (n, height, width), `has_mask` (n,),
             `attribute_labels` (n,) with -1 where unknown, and `iscrowd` (n,).
-        num_labels (`int`, *optional*): Number of classes; without, only negative class labels are refused.
-        num_attributes (`int`, *optional*): Number of attributes; without, attribute labels aren't checked.
 
     Raises:
-        ValueError: Shapes don't fit, or a class or attribute label is none; the message names image and annotation.
+        ValueError: Shapes don't fit, or a class or attribute label doesn't exist; the message names image and row.
     """
+    if len(labels) != num_images:
+        raise ValueError(f"`labels` has {len(labels)} entries, expected one for each of the {num_images} images.")
+    num_labels, num_attributes = config.num_labels, config.bottom_up_config.num_region_attributes or None
     targets = []
     for image, label in enumerate(labels):
         class_labels, boxes = label["class_labels"].long(), label["boxes"].float()
@@ -133,7 +141,7 @@ def prepare_targets(
     return targets
 
 
-def noised_targets(targets: list[ButdTarget], copies: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+def noised_targets(targets: list[ButdTarget]) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Noised copies of the boxes to be found.
 
@@ -145,7 +153,7 @@ def noised_targets(targets: list[ButdTarget], copies: int, noise: float) -> tupl
         boxes = target.boxes
         if len(boxes) > MOST_NOISED:
             boxes = boxes[torch.randperm(len(boxes), device=boxes.device)[:MOST_NOISED]]
-        noised.append(noise_boxes(boxes.repeat(copies, 1), noise))
+        noised.append(noise_boxes(boxes.repeat(NOISED_COPIES, 1), BOX_NOISE))
     most = max(len(boxes) for boxes in noised)
     rows = [torch.cat([boxes, boxes.new_zeros(most - len(boxes), 4)]) for boxes in noised]
     counts = torch.tensor([len(boxes) for boxes in noised], device=rows[0].device)
@@ -153,4 +161,4 @@ def noised_targets(targets: list[ButdTarget], copies: int, noise: float) -> tupl
     return torch.stack(rows), mask
 
 
-__all__ = ["ButdTarget", "noised_targets", "prepare_targets"]
+__all__ = ["ButdTarget", "masks_within", "noised_targets", "prepare_targets"]

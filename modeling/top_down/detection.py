@@ -1,34 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The detection decoder: selected regions look at themselves once more and at one another, layer by layer."""
+"""The detection decoder: regions become queries that attend to one another and to the cells of their boxes."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torchvision.ops import box_convert
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from ..bottom_up.feature_pyramid import ButdPyramid, pool_pyramid
-from ..boxes import clip_boxes, refine_boxes
+from ..boxes import ABSENT_LOGIT, clip_boxes, refine_boxes
 from ..configuration_butd import ButdTopDownConfig
 from ..regions import ButdBoxEmbedding, ButdRegions
 from .transformer import ButdAttention, ButdFeedForward
 
 
 POOLED_SIZE = 7
-LAYOUT_SIZE = 32  # channels per cell that tell where in a box things are
+LAYOUT_SIZE = 32  # channels per cell of the linear layer over all cells
 FIRST_PROBABILITY = 0.01  # of each class, before training
-ABSENT_LOGIT = -30.0  # of every class where there is no region: a probability of 1e-13
 
 
 @dataclass
 class ButdDetectionDecoderOutput(ModelOutput):
     """
-    What the decoder says of each query, layer by layer.
+    What the decoder predicts for each query, layer by layer.
 
     Args:
         logits (`tuple` of `torch.FloatTensor` of shape `(batch_size, num_queries, num_labels)`): One sigmoid per
@@ -37,8 +35,8 @@ class ButdDetectionDecoderOutput(ModelOutput):
             the image, not clipped to it.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): Of the last layer.
         hidden_states (`tuple`): What the layers began with and each layer's output, if asked for.
-        region_attentions (`torch.FloatTensor` of shape `(batch_size, num_queries, 7, 7)`): Where in its box each
-            query looked in the last layer, sums to one; if asked for.
+        region_attentions (`torch.FloatTensor` of shape `(batch_size, num_queries, 7, 7)`): Attention of each
+            query to the cells of its box in the last layer, sums to one; if asked for.
     """
 
     logits: tuple[torch.FloatTensor, ...] | None = None
@@ -49,7 +47,7 @@ class ButdDetectionDecoderOutput(ModelOutput):
 
 
 def weight_of(linear: nn.Linear) -> torch.Tensor:
-    """The weight of a layer without bias; of one that is quantised, which nobody can read, by what it does."""
+    """The weight of a layer without bias; of a quantised one, computed from what it outputs."""
     if type(linear.weight) in (nn.Parameter, torch.Tensor):
         return linear.weight
     return linear(torch.eye(linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype)).T
@@ -59,9 +57,9 @@ class ButdCellAttention(nn.Module):
     """
     Multi-head attention of a query to the cells of its own box.
 
-    Nobody else attends to these cells, so their keys and values are never formed: the query is brought into the space
-    of the cells, and the mean of the cells that it chose into that of the values. That is the same sum in another
-    order, a fraction of the work, and no business of fused kernels.
+    No other query attends to these cells, so their keys and values are never formed: the query is projected into the
+    space of the cells, and the weighted mean of the cells into that of the values: the same sum in another order, with
+    a fraction of the work.
     """
 
     def __init__(self, config: ButdTopDownConfig, cell_size: int):
@@ -71,8 +69,8 @@ class ButdCellAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(cell_size, config.hidden_size, bias=False)  # softmax doesn't see what all keys share
-        self.v_proj = nn.Linear(cell_size, config.hidden_size, bias=False)  # the output's bias does its work
+        self.k_proj = nn.Linear(cell_size, config.hidden_size, bias=False)  # softmax ignores what all keys share
+        self.v_proj = nn.Linear(cell_size, config.hidden_size, bias=False)  # the output's bias takes its place
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, queries: torch.Tensor, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,25 +80,26 @@ class ButdCellAttention(nn.Module):
             cells (`torch.FloatTensor` of shape `(num_queries, num_cells, cell_size)`).
 
         Returns:
-            What was seen, `(num_queries, hidden_size)`, and the attention, `(num_queries, num_heads, num_cells)`.
+            The output, `(num_queries, hidden_size)`, and the attention, `(num_queries, num_heads, num_cells)`.
         """
-        wanted = self.q_proj(queries).unflatten(1, (self.num_heads, -1)).transpose(0, 1) * self.scaling
-        key_weight = weight_of(self.k_proj).unflatten(0, (self.num_heads, -1)).to(wanted.dtype)
-        wanted = (wanted @ key_weight).transpose(0, 1)  # (num_queries, num_heads, cell_size)
-        weights = (wanted @ cells.mT).softmax(dim=-1, dtype=torch.float32)  # (num_queries, num_heads, num_cells)
+        query = self.q_proj(queries).unflatten(1, (self.num_heads, -1)).transpose(0, 1) * self.scaling
+        key_weight = weight_of(self.k_proj).unflatten(0, (self.num_heads, -1)).to(query.dtype)
+        query = (query @ key_weight).transpose(0, 1)  # (num_queries, num_heads, cell_size)
+        weights = (query @ cells.mT).softmax(dim=-1, dtype=torch.float32)  # (num_queries, num_heads, num_cells)
         kept = nn.functional.dropout(weights, self.config.attention_dropout, self.training).to(cells.dtype)
-        seen = (kept @ cells).transpose(0, 1)  # (num_heads, num_queries, cell_size)
-        value_weight = weight_of(self.v_proj).unflatten(0, (self.num_heads, -1)).to(seen.dtype)
-        seen = (seen @ value_weight.mT).transpose(0, 1).flatten(1)  # (num_queries, hidden_size)
-        return self.o_proj(seen), weights
+        attended = (kept @ cells).transpose(0, 1)  # (num_heads, num_queries, cell_size)
+        value_weight = weight_of(self.v_proj).unflatten(0, (self.num_heads, -1)).to(attended.dtype)
+        attended = (attended @ value_weight.mT).transpose(0, 1).flatten(1)  # (num_queries, hidden_size)
+        return self.o_proj(attended), weights
 
 
 class ButdDetectionLayer(GradientCheckpointingLayer):
     """
-    Pre-norm: attend to the other queries, then to the cells of one's own box, then think; then say class and box.
+    Pre-norm: attention to the other queries, then to the cells of the query's box, then the feed-forward; then class
+    and box.
 
-    The cells are read in two ways: attention picks what matters to the query, and a linear layer over all cells in
-    their order, as in the heads of Faster R-CNN, keeps where in the box everything is.
+    The cells are used twice: by attention, and by a linear layer over all cells in their order, as in the heads of
+    Faster R-CNN, which keeps where in the box everything is.
     """
 
     def __init__(self, config: ButdTopDownConfig, cell_size: int, num_labels: int):
@@ -127,7 +126,7 @@ class ButdDetectionLayer(GradientCheckpointingLayer):
         init.constant_(self.class_proj.bias, math.log(FIRST_PROBABILITY / (1 - FIRST_PROBABILITY)))
         init.zeros_(self.box_out_proj.weight)  # the first guess is the region itself
         init.zeros_(self.box_out_proj.bias)
-        init.normal_(self.embed_cells.weight, std=0.5)  # heard beside cells, which have unit variance
+        init.normal_(self.embed_cells.weight, std=0.5)  # beside cells, which have unit variance
 
     def forward(
         self,
@@ -139,8 +138,8 @@ class ButdDetectionLayer(GradientCheckpointingLayer):
         """
         Args:
             hidden_states (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): The queries.
-            geometry (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): Where their boxes are.
-            cells (`torch.FloatTensor` of shape `(batch_size * num_queries, 49, cell_size)`): What is in them.
+            geometry (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): Of their boxes.
+            cells (`torch.FloatTensor` of shape `(batch_size * num_queries, 49, cell_size)`): Pooled in the boxes.
 
         Returns:
             The queries, their class logits, how to refine their boxes, and the attention to the cells.
@@ -157,9 +156,9 @@ class ButdDetectionLayer(GradientCheckpointingLayer):
         hidden_states = hidden_states + self.dropout(attended + layout).view_as(hidden_states)
         hidden_states = hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
 
-        said = self.head_norm(hidden_states)
-        deltas = self.box_out_proj(self.box_act_fn(self.box_in_proj(said)))  # (batch_size, num_queries, 4)
-        return hidden_states, self.class_proj(said), deltas, weights
+        normed = self.head_norm(hidden_states)
+        deltas = self.box_out_proj(self.box_act_fn(self.box_in_proj(normed)))  # (batch_size, num_queries, 4)
+        return hidden_states, self.class_proj(normed), deltas, weights
 
 
 class ButdDetectionDecoder(nn.Module):
@@ -167,7 +166,7 @@ class ButdDetectionDecoder(nn.Module):
     Top-down attention for detection: the regions become queries that refine class and box (Cascade R-CNN, Cai &
     Vasconcelos 2018; Sparse R-CNN, Sun et al. 2021).
 
-    What differs from Sparse R-CNN: queries begin as what the bottom-up half found, and attention to the cells of a
+    What differs from Sparse R-CNN: queries begin as regions of the bottom-up half, and attention to the cells of a
     box takes the place of dynamic convolution.
     """
 
@@ -198,13 +197,12 @@ class ButdDetectionDecoder(nn.Module):
         )
         all_hidden_states, all_logits, all_boxes, attention = (hidden_states,), (), (), None
         for layer in self.layers:
-            cells = (
-                pool_pyramid(pyramid, boxes, POOLED_SIZE).flatten(2).transpose(1, 2)
-            )  # (all queries, 49, cell_size)
+            cells = pool_pyramid(pyramid, boxes, POOLED_SIZE)
+            cells = cells.flatten(2).transpose(1, 2)  # (batch_size * num_queries, 49, cell_size)
             geometry = self.box_embedding(boxes.to(dtype))  # (batch_size, num_queries, hidden_size)
             hidden_states, logits, deltas, attention = layer(hidden_states, geometry, cells, attention_mask)
             refined = refine_boxes(boxes, deltas)
-            boxes = clip_boxes(refined.detach())  # each layer learns by its own step alone
+            boxes = clip_boxes(refined.detach())  # no gradient between the layers' steps
             all_hidden_states += (hidden_states,)
             all_logits += (logits.float().masked_fill(absent, ABSENT_LOGIT),)
             all_boxes += (refined,)
@@ -219,9 +217,4 @@ class ButdDetectionDecoder(nn.Module):
         )
 
 
-def centred(boxes: torch.Tensor) -> torch.Tensor:
-    """Boxes clipped to the image, as `centre x, centre y, width, height`: what detection models return."""
-    return box_convert(clip_boxes(boxes), "xyxy", "cxcywh")
-
-
-__all__ = ["ABSENT_LOGIT", "ButdDetectionDecoder", "ButdDetectionDecoderOutput", "centred"]
+__all__ = ["ButdDetectionDecoder", "ButdDetectionDecoderOutput"]

@@ -160,7 +160,7 @@ class ButdQuestionEncoder(nn.Module):
 
     def read_by_rnn(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
         # CODEPATH: published models read the padding before a question too
-        if self.config.question_variant != "glimpses":
+        if self.config.question_variant != "hops":
             words = words_last(words, is_word, self.longest)  # (num_questions, longest, embedding_size)
             hidden_states, _ = self.rnn(words)
             return ButdQuestion(

@@ -50,7 +50,7 @@ class ButdRecurrentDecoder(nn.Module):
     """
     Top-down attention by a recurrent network over selected regions.
 
-    `memorize` is called once per image, `forward` once per step. `config.recurrent_variant` says which of the
+    `encode` is called once per image, `forward` once per step. `config.recurrent_variant` says which of the
     published models it is: `"paper"` sees the raw features of regions, `"port"` their projections. Neither looks at
     boxes.
     """
@@ -73,8 +73,8 @@ class ButdRecurrentDecoder(nn.Module):
         self.cell = self.cell_class(config, value_size)
         self.dropout = nn.Dropout(config.dropout if self.is_port else 0.0)
 
-    def memorize(self, regions: ButdRegions) -> ButdMemory:
-        """What the decoder keeps of the regions: values to see, keys to find them by, and their mean."""
+    def encode(self, regions: ButdRegions) -> ButdMemory:
+        """Values and keys of the regions, and their mean."""
         mask = regions.mask
         if self.training and self.config.region_dropout > 0:
             mask = mask & (torch.rand_like(mask, dtype=torch.float32) >= self.config.region_dropout)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scene graph decoder: regions in context get labels, pairs of them look at the picture for a predicate."""
+"""The scene graph decoder: labelled regions in context, and pairs of them that attend to the image's regions."""
 
 import math
 from dataclasses import dataclass
@@ -12,27 +12,25 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from ..configuration_butd import ButdConfig, ButdTopDownConfig
-from ..heads.frequency_prior import ButdFrequencyPrior, own_counts
-from ..heads.pair_rivals import NUM_STANDINGS, pair_standings
-from ..heads.pair_selection import NUM_MEASURES, ButdPairScorer, gather_pairs, pair_measures, union_boxes
 from ..regions import ButdBoxEmbedding, ButdRegions
+from .pair_ranks import NUM_RANKS, pair_ranks
+from .pair_selection import NUM_GEOMETRY, ButdPairScorer, gather_pairs, pair_geometry, union_boxes
 from .transformer import ButdAttention, ButdFeedForward, ButdRegionLayer
 
 
-CERTAIN_LOGIT = 30.0  # of a label that was given, and less that of all others
-# of pair_measures, so that each varies by about 1 over pairs of objects: offsets thrice, sizes, overlaps, gaps, union
-MEASURE_SCALES = (1.0,) * 4 + (4.0,) * 2 + (1.0,) * 2 + (6.0, 3.0, 3.0) + (5.0,) * 2 + (4.0,)
+CERTAIN_LOGIT = 30.0  # of a given label; all others have minus that
+# of pair_geometry, so that each varies by about 1 over pairs of objects: offsets thrice, sizes, overlaps, gaps, union
+GEOMETRY_SCALES = (1.0,) * 4 + (4.0,) * 2 + (1.0,) * 2 + (6.0, 3.0, 3.0) + (5.0,) * 2 + (4.0,)
 FEW_RELATED = 0.02  # of all pairs, before training
 
 
 @dataclass
 class ButdPairs(ModelOutput):
     """
-    What the decoder says of pairs of regions; see `ButdSceneGraphGenerationOutput` for shapes.
+    What the decoder predicts for pairs of regions; see `ButdSceneGraphGenerationOutput` for shapes.
 
     Args:
-        selection_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs)`): What the pairs were selected by.
-        predicate_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_predicates)`): Without adjustment.
+        selection_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs)`): The scores that selected the pairs.
     """
 
     pairs: torch.LongTensor | None = None
@@ -46,7 +44,7 @@ class ButdPairs(ModelOutput):
 
 
 class ButdRegionContext(nn.Module):
-    """Regions that know of one another: self-attention among those of an image, told where each is."""
+    """Self-attention among the regions of an image, with the geometry of their boxes."""
 
     def __init__(self, config: ButdTopDownConfig):
         super().__init__()
@@ -57,7 +55,7 @@ class ButdRegionContext(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, geometry: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Regions in context, and which of them exist, as the attention implementation wants it told."""
+        """Regions in context, and the attention mask of those that exist."""
         mask = mask | ~mask.any(dim=1, keepdim=True)  # an image without regions: attend to their absence, not to NaN
         attention_mask = create_bidirectional_mask(  # for one query: the same for every other
             config=self.config,
@@ -72,8 +70,8 @@ class ButdRegionContext(nn.Module):
 
 class ButdPairLayer(GradientCheckpointingLayer):
     """
-    Pre-norm: a pair attends to the regions of its image, then thinks. Pairs don't attend to one another, so that
-    memory grows with their number and not with its square.
+    Pre-norm: a pair attends to the regions of its image, then the feed-forward. Pairs don't attend to one another, so
+    that memory grows with their number and not with its square.
     """
 
     def __init__(self, config: ButdTopDownConfig):
@@ -96,9 +94,9 @@ class ButdPairLayer(GradientCheckpointingLayer):
         """
         Args:
             hidden_states (`torch.FloatTensor` of shape `(batch_size, num_pairs, hidden_size)`): The pairs.
-            geometry (`torch.FloatTensor` of shape `(batch_size, num_pairs, hidden_size)`): Where their unions are.
-            region_states (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): What there is.
-            region_geometry (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): And where.
+            geometry (`torch.FloatTensor` of shape `(batch_size, num_pairs, hidden_size)`): Of the boxes around both.
+            region_states (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): The regions.
+            region_geometry (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): Of their boxes.
         """
         key_values = self.cross_attn.key_values(region_states + region_geometry, region_states)
         attended, weights = self.cross_attn(
@@ -108,58 +106,12 @@ class ButdPairLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states))), weights
 
 
-class ButdObjectHead(nn.Module):
-    """Labels of regions in context (the object context of Zellers et al. 2018, with self-attention for an LSTM)."""
-
-    def __init__(self, config: ButdConfig, region_size: int):
-        super().__init__()
-        self.config = config
-        top_down = config.top_down_config
-        self.region_norm = nn.LayerNorm(region_size, eps=top_down.layer_norm_eps)
-        self.region_proj = nn.Linear(region_size, top_down.hidden_size)
-        self.box_embedding = ButdBoxEmbedding(top_down)
-        self.context = ButdRegionContext(top_down)
-        self.class_proj = nn.Linear(top_down.hidden_size, config.num_labels)
-        self.init_own_weights()
-
-    def init_own_weights(self):
-        # CODEPATH: where the bottom-up half names regions itself, its word stands until training corrects it
-        if self.config.region_label_ids is not None:
-            init.zeros_(self.class_proj.weight)
-        init.zeros_(self.class_proj.bias)
-
-    def forward(self, regions: ButdRegions) -> torch.Tensor:
-        """Logits `(batch_size, num_regions, num_labels + 1)`; the last column is "no object", always 0."""
-        dtype = self.region_proj.weight.dtype
-        hidden_states = self.region_proj(self.region_norm(regions.features.to(dtype)))
-        geometry = self.box_embedding(regions.boxes.to(dtype))
-        hidden_states, _ = self.context(hidden_states, geometry, regions.mask)
-        logits = self.class_proj(hidden_states).float()  # (batch_size, num_regions, num_labels)
-        if self.config.region_label_ids is not None and regions.class_logits is not None:
-            logits = logits + self.bottom_up_belief(regions)
-        logits = logits.masked_fill(~regions.mask[..., None], -CERTAIN_LOGIT)
-        return torch.cat([logits, logits.new_zeros(*logits.shape[:2], 1)], dim=-1)
-
-    def bottom_up_belief(self, regions: ButdRegions) -> torch.Tensor:
-        """
-        What the bottom-up half believes, as logits beside a "no object" of 0: the odds that there is an object, times
-        the probability of each label.
-        """
-        shares = regions.class_logits.float().softmax(dim=-1)  # (batch_size, num_regions, num_region_labels)
-        labels = torch.tensor(self.config.region_label_ids, device=shares.device)
-        meant = shares.new_zeros(*shares.shape[:2], self.config.num_labels)
-        meant = meant.index_add(2, labels[labels >= 0], shares[..., labels >= 0])
-        saliency = regions.saliency.float().clamp(0.01, 0.99)  # boxes given by hand have 1
-        return torch.logit(saliency)[..., None] + meant.clamp(min=1e-6).log()
-
-
 class ButdSceneGraphDecoder(nn.Module):
     """
     Top-down attention for scene graphs, from labelled regions to relations.
 
     Labels, geometry and appearance of regions meet in context layers; a cheap score prunes their pairs; each pair that
-    is left begins as its two regions, how they lie and where their union is, and attends to the regions of the image.
-    What labels alone say of predicates and pairs is added at the end.
+    is left begins as its two regions and their geometry, and attends to the regions of the image.
     """
 
     def __init__(self, config: ButdConfig, region_size: int):
@@ -177,28 +129,25 @@ class ButdSceneGraphDecoder(nn.Module):
         self.pair_scorer = ButdPairScorer(top_down)
         self.subject_proj = nn.Linear(hidden_size, hidden_size)
         self.object_proj = nn.Linear(hidden_size, hidden_size)
-        self.measures_proj = nn.Linear(NUM_MEASURES, hidden_size)
+        self.measures_proj = nn.Linear(NUM_GEOMETRY, hidden_size)
         self.act_fn = nn.GELU()
         self.dropout = nn.Dropout(top_down.dropout)
         self.pair_proj = nn.Linear(hidden_size, hidden_size)
         self.layers = nn.ModuleList([ButdPairLayer(top_down) for _ in range(top_down.num_hidden_layers)])
         self.norm = nn.LayerNorm(hidden_size, eps=top_down.layer_norm_eps)
         self.predicate_proj = nn.Linear(hidden_size, config.num_predicates)
-        if config.pair_rivals:
-            self.standings_proj = nn.Linear(NUM_STANDINGS, hidden_size)
+        if config.pair_rank_features:
+            self.standings_proj = nn.Linear(NUM_RANKS, hidden_size)
         self.related_proj = nn.Linear(hidden_size, 1)
-        self.frequency_prior = ButdFrequencyPrior(config)
         self.init_own_weights()
 
     def init_own_weights(self):
-        init.normal_(self.embed_labels.weight, std=1.0)  # heard beside geometry
-        # CODEPATH: the prior knows how few pairs are related; without it the first guess has to
-        few = 0.0 if self.config.frequency_prior else math.log(FEW_RELATED / (1 - FEW_RELATED))
-        init.constant_(self.related_proj.bias, few)
-        # few numbers say where things are: begun like weights of wide layers, they would go unheard beside labels
+        init.normal_(self.embed_labels.weight, std=1.0)  # beside geometry
+        init.constant_(self.related_proj.bias, math.log(FEW_RELATED / (1 - FEW_RELATED)))
+        # geometry is few numbers: with the small weights of wide layers it would count for nothing beside labels
         geometry = [self.measures_proj, self.pair_scorer.measures_proj]
         geometry += [self.box_embedding.measures_proj, self.box_embedding.out_proj]
-        for projection in [*geometry, self.standings_proj] if self.config.pair_rivals else geometry:
+        for projection in [*geometry, self.standings_proj] if self.config.pair_rank_features else geometry:
             bound = projection.in_features**-0.5
             init.uniform_(projection.weight, -bound, bound)
             init.uniform_(projection.bias, -bound, bound)
@@ -208,56 +157,37 @@ class ButdSceneGraphDecoder(nn.Module):
         regions: ButdRegions,
         labels: torch.Tensor,
         required: tuple[torch.Tensor, torch.Tensor] | None = None,
-        own: list[torch.Tensor | None] | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> ButdPairs:
         """
         Args:
             regions (`ButdRegions`): The nodes of the graph; their features may be None.
-            labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): What they are.
+            labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): Their labels.
             required (`tuple`, *optional*): Pairs to keep whatever their score, see `ButdPairScorer.select`.
-            own (`list[torch.LongTensor]`, *optional*): Relations of each image, to leave out of the prior that it is
-                judged by: they were counted.
         """
         dtype = self.embed_labels.weight.dtype
         boxes, mask = regions.boxes.float(), regions.mask
         hidden_states = self.embed_labels(labels)  # (batch_size, num_regions, hidden_size)
-        # CODEPATH: checkpoints that learnt relations without pictures judge them by labels and geometry alone
+        # CODEPATH: checkpoints that learnt relations without images use labels and geometry alone
         if self.config.relation_appearance:
             features = regions.features
-            if features is None:  # what the norm makes of a region that looks like nothing
+            if features is None:
                 features = hidden_states.new_zeros(*labels.shape, self.region_norm.normalized_shape[0])
             hidden_states = hidden_states + self.region_proj(self.region_norm(features.to(dtype)))
         geometry = self.box_embedding(boxes.to(dtype))
         hidden_states = self.input_norm(hidden_states)
         hidden_states, attention_mask = self.context(hidden_states, geometry, mask)
 
-        def label_odds(chunk: slice) -> torch.Tensor:
-            return self.frequency_prior.log_odds(labels[:, chunk, None], labels[:, None])
-
         pairs, pair_mask = self.pair_scorer.select(
-            hidden_states,
-            boxes,
-            mask,
-            self.config.pair_budget,
-            log_odds=label_odds if self.config.frequency_prior else None,
-            required=required,
+            hidden_states, boxes, mask, self.config.pair_budget, required=required
         )
         selection_logits = self.pair_scorer(hidden_states, boxes, pairs)
-        states, attention, all_states = self.look(
+        states, attention, all_states = self.pair_states(
             pairs, labels, hidden_states, geometry, regions, attention_mask, output_attentions
         )
         predicate_logits = self.predicate_proj(states).float()  # (batch_size, num_pairs, num_predicates)
-        if self.config.frequency_prior:
-            subjects, objects = labels.gather(1, pairs[..., 0]), labels.gather(1, pairs[..., 1])
-            counted = None
-            if own is not None:
-                sizes = self.config.num_labels, self.config.num_predicates
-                counted = own_counts(labels, mask, pairs, own, *sizes)
-            selection_logits = selection_logits + self.frequency_prior.log_odds(subjects, objects, counted)
-            predicate_logits = predicate_logits + self.frequency_prior(subjects, objects, counted)
-        # the second look corrects the first, which learns by itself to let no related pair go
+        # the second score corrects the first, which has a loss of its own
         pair_logits = selection_logits + self.related_proj(states)[..., 0].float()
         return ButdPairs(
             pairs=pairs,
@@ -270,7 +200,7 @@ class ButdSceneGraphDecoder(nn.Module):
             region_attentions=attention,
         )
 
-    def look(
+    def pair_states(
         self,
         pairs: torch.Tensor,
         labels: torch.Tensor,
@@ -280,19 +210,19 @@ class ButdSceneGraphDecoder(nn.Module):
         attention_mask: torch.Tensor | None,
         output_attentions: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...]]:
-        """Pairs after the layers, where they looked if asked for, and what each layer began with and made of it."""
+        """Pairs after the layers, their attention over regions if asked for, and the outputs of all layers."""
         boxes = regions.boxes.float()
         placed = region_states + region_geometry
         subjects, _ = gather_pairs(self.subject_proj(placed), pairs)
         _, objects = gather_pairs(self.object_proj(placed), pairs)
         subject_boxes, object_boxes = gather_pairs(boxes, pairs)
-        measures = pair_measures(subject_boxes, object_boxes)
-        measures = (measures * measures.new_tensor(MEASURE_SCALES)).to(subjects.dtype)
-        hidden_states = subjects + objects + self.measures_proj(measures)
-        # CODEPATH: of several things with one label, people relate the nearest; older checkpoints don't compare them
-        if self.config.pair_rivals:
-            standings = pair_standings(boxes, labels, regions.mask, pairs).to(subjects.dtype)
-            hidden_states = hidden_states + self.standings_proj(standings)
+        geometry = pair_geometry(subject_boxes, object_boxes)
+        geometry = (geometry * geometry.new_tensor(GEOMETRY_SCALES)).to(subjects.dtype)
+        hidden_states = subjects + objects + self.measures_proj(geometry)
+        # CODEPATH: of several objects with one label, people relate the nearest; other checkpoints don't compare them
+        if self.config.pair_rank_features:
+            ranks = pair_ranks(boxes, labels, regions.mask, pairs).to(subjects.dtype)
+            hidden_states = hidden_states + self.standings_proj(ranks)
         hidden_states = self.act_fn(hidden_states)
         hidden_states = self.pair_proj(self.dropout(hidden_states))  # (batch_size, num_pairs, hidden_size)
         geometry = self.box_embedding(union_boxes(subject_boxes, object_boxes).to(subjects.dtype))
@@ -309,4 +239,4 @@ class ButdSceneGraphDecoder(nn.Module):
         return self.norm(hidden_states), attention, all_states
 
 
-__all__ = ["CERTAIN_LOGIT", "ButdObjectHead", "ButdPairs", "ButdSceneGraphDecoder"]
+__all__ = ["CERTAIN_LOGIT", "ButdPairs", "ButdRegionContext", "ButdSceneGraphDecoder"]

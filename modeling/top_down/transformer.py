@@ -171,7 +171,7 @@ class ButdTransformerDecoder(nn.Module):
     """
     Top-down attention by a transformer decoder (Vaswani et al. 2017, pre-norm) over selected regions.
 
-    `memorize` is called once per image, `forward` once per step.
+    `encode` is called once per image, `forward` once per step.
     """
 
     def __init__(self, config: ButdTopDownConfig, region_size: int):
@@ -190,8 +190,8 @@ class ButdTransformerDecoder(nn.Module):
         self.layers = nn.ModuleList([ButdDecoderLayer(config, index) for index in range(config.num_hidden_layers)])
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def memorize(self, regions: ButdRegions) -> ButdMemory:
-        """What the decoder keeps of the regions: in context, as keys and values of each layer."""
+    def encode(self, regions: ButdRegions) -> ButdMemory:
+        """Regions in context, as keys and values of each layer."""
         mask = regions.mask
         if self.training and self.config.region_dropout > 0:
             mask = mask & (torch.rand_like(mask, dtype=torch.float32) >= self.config.region_dropout)

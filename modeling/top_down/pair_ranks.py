@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a pair of regions stands among its rivals: the pairs that people could have meant instead."""
+"""Rank features of a pair of regions: how many pairs with the same labels are nearer."""
 
 import torch
 
-from .pair_selection import pair_measures
+from .pair_selection import pair_geometry
 
 
-NUM_STANDINGS = 27
-NUDGE = 0.01  # what the distance of centres adds where two overlap alike
+NUM_RANKS = 27
+TIE_BREAK = 0.01  # weight of the distance of centres where the other distances are equal
 
 
-def pair_standings(boxes: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+def pair_ranks(boxes: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
     """
-    How each pair stands among the pairs with the same subject and another object, and the other way round.
+    Ranks of each pair among the pairs with the same subject and another object, and the other way round.
 
-    People relate the nearest of several things with one name. Memory grows with pairs times regions.
+    People relate the nearest of several objects with one label. Memory grows with pairs times regions.
 
     Args:
         boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`): `x0, y0, x1, y1` in [0, 1].
-        labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): What the regions are.
+        labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): Labels of the regions.
         mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`): True where there is a region.
         pairs (`torch.LongTensor` of shape `(batch_size, num_pairs, 2)`): Subjects and objects.
 
@@ -37,21 +37,21 @@ def pair_standings(boxes: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
         others = mask[:, None] & (places != fixed[..., None])  # (batch_size, num_pairs, num_regions)
         for distance in distances(fixed_boxes, boxes):
             nearer = (distance < distance.gather(2, varied[..., None])) & others
-            for rivals in (nearer & same, nearer):
-                number = rivals.sum(dim=-1).float()
+            for counted in (nearer & same, nearer):
+                number = counted.sum(dim=-1).float()
                 values += [number.log1p(), (number == 0).float()]
     values += [(same & mask[:, None]).sum(dim=-1).clamp(min=1).log() for same in alike]
     values.append(mask.sum(dim=1, keepdim=True).clamp(min=1).log().expand(-1, pairs.shape[1]))
-    return torch.stack(values, dim=-1)  # (batch_size, num_pairs, NUM_STANDINGS)
+    return torch.stack(values, dim=-1)  # (batch_size, num_pairs, NUM_RANKS)
 
 
 def distances(boxes: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Three distances of boxes (batch_size, num_pairs, 4) to all of (batch_size, num_regions, 4)."""
-    measures = pair_measures(boxes[:, :, None], others[:, None])  # (batch_size, num_pairs, num_regions, 14)
-    centres = measures[..., 4:6].norm(dim=-1)
-    edges = measures[..., 11:13].clamp(min=0).norm(dim=-1)
-    within = torch.maximum(measures[..., 9], measures[..., 10])
-    return centres, edges + NUDGE * centres, NUDGE * centres - within
+    geometry = pair_geometry(boxes[:, :, None], others[:, None])  # (batch_size, num_pairs, num_regions, 14)
+    centres = geometry[..., 4:6].norm(dim=-1)
+    edges = geometry[..., 11:13].clamp(min=0).norm(dim=-1)
+    within = torch.maximum(geometry[..., 9], geometry[..., 10])
+    return centres, edges + TIE_BREAK * centres, TIE_BREAK * centres - within
 
 
-__all__ = ["NUM_STANDINGS", "pair_standings"]
+__all__ = ["NUM_RANKS", "pair_ranks"]

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from ..configuration_butd import ButdTopDownConfig
 from ..regions import ButdBoxEmbedding, ButdRegions
-from .transformer import ButdAttention, ButdFeedForward, ButdRegionLayer
+from ..top_down.transformer import ButdAttention, ButdFeedForward, ButdRegionLayer
 
 
 @dataclass
@@ -21,7 +21,7 @@ class ButdAnswers(ModelOutput):
     Args:
         logits (`torch.FloatTensor` of shape `(num_questions, num_labels)`): Score of each answer.
         last_hidden_state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): What they were scored by.
-        region_attentions (`torch.FloatTensor` of shape `(num_questions, num_glimpses, num_regions)`): Where each
+        region_attentions (`torch.FloatTensor` of shape `(num_questions, num_hops, num_regions)`): Where each
             hop attended, the mean over heads.
     """
 
@@ -51,7 +51,7 @@ def visible_regions(
     return features, regions.boxes.masked_fill(~mask[..., None], 0), mask, num_questions // num_images
 
 
-class ButdGlimpse(GradientCheckpointingLayer):
+class ButdAttentionHop(GradientCheckpointingLayer):
     """One hop, pre-norm: the question attends to the regions, then a feed-forward network."""
 
     def __init__(self, config: ButdTopDownConfig):
@@ -68,7 +68,8 @@ class ButdGlimpse(GradientCheckpointingLayer):
         """
         Args:
             state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): State of each question.
-            placed (`torch.FloatTensor` of shape `(num_images, num_regions, hidden_size)`): Regions with their box geometry added, for keys.
+            placed (`torch.FloatTensor` of shape `(num_images, num_regions, hidden_size)`): Regions with their box
+                geometry added, for keys.
             regions (`torch.FloatTensor` of shape `(num_images, num_regions, hidden_size)`): Regions, for values.
             mask (`torch.BoolTensor` of shape `(num_images, num_regions)`): True where there is one.
 
@@ -93,9 +94,9 @@ class ButdGlimpse(GradientCheckpointingLayer):
         return state, seen, weights.reshape(-1, num_regions)
 
 
-class ButdGlimpses(nn.Module):
+class ButdHopAnswers(nn.Module):
     """
-    Answers a question about regions by `num_glimpses` attention hops.
+    Answers a question about regions by `num_hops` attention hops.
 
     Question and attended regions meet in a product beside their sum, as in the two branches of Anderson et al.
     (2018), so that an answer can depend on both at once. Without any region the answer is that of the question alone.
@@ -111,7 +112,7 @@ class ButdGlimpses(nn.Module):
         self.box_embedding = ButdBoxEmbedding(config)
         self.region_layers = nn.ModuleList([ButdRegionLayer(config) for _ in range(config.num_region_layers)])
         self.memory_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.glimpses = nn.ModuleList([ButdGlimpse(config) for _ in range(config.num_glimpses)])
+        self.glimpses = nn.ModuleList([ButdAttentionHop(config) for _ in range(config.num_hops)])
         self.dropout = nn.Dropout(config.dropout)
 
         self.state_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
@@ -151,8 +152,8 @@ class ButdGlimpses(nn.Module):
         hidden_states = self.memory_norm(hidden_states)
 
         state, all_seen, attentions = question, [], []
-        for glimpse in self.glimpses:
-            state, seen, weights = glimpse(state, hidden_states + geometry, hidden_states, mask)
+        for hop in self.glimpses:
+            state, seen, weights = hop(state, hidden_states + geometry, hidden_states, mask)
             all_seen.append(seen)
             attentions.append(weights)
         asked = self.state_norm(state)
@@ -162,8 +163,8 @@ class ButdGlimpses(nn.Module):
         return ButdAnswers(
             logits=self.classifier(joint),
             last_hidden_state=state,
-            region_attentions=torch.stack(attentions, dim=1),  # (num_questions, num_glimpses, num_regions)
+            region_attentions=torch.stack(attentions, dim=1),  # (num_questions, num_hops, num_regions)
         )
 
 
-__all__ = ["ButdAnswers", "ButdGlimpses", "visible_regions"]
+__all__ = ["ButdAnswers", "ButdHopAnswers", "visible_regions"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of regions: how two boxes lie to one another, and which pairs are worth looking at."""
+"""Pairs of regions: geometry features of two boxes, and the selection of the most likely pairs."""
 
 import torch
 from torch import nn
@@ -8,15 +8,16 @@ from ..configuration_butd import ButdTopDownConfig
 
 
 CHUNK_PAIRS = 4096  # scored at a time per image: memory of the search, whatever the number of regions
+NUM_GEOMETRY = 14  # features of a pair of boxes
 PAIR_RANK = 64  # products of subject and object that make a pair's score
 GEOMETRY_SIZE = 16  # hidden units of what geometry adds to it
 FINENESS = 1024  # steps between scores that differ by 1; those closer than one are equal
 REQUIRED_SCORE = 1e6  # of pairs that have to be kept: above all others
 
 
-def pair_measures(subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
+def pair_geometry(subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
     """
-    How two boxes lie to one another, as numbers of moderate size.
+    Geometry features of two boxes, numbers of moderate size.
 
     Args:
         subjects (`torch.FloatTensor` of shape `(..., 4)`): `x0, y0, x1, y1` in [0, 1].
@@ -50,10 +51,7 @@ def pair_measures(subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor
             (union[..., 2:] - union[..., :2]).prod(dim=-1, keepdim=True),
         ],
         dim=-1,
-    )  # (..., NUM_MEASURES)
-
-
-NUM_MEASURES = 14
+    )  # (..., NUM_GEOMETRY)
 
 
 def union_boxes(subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
@@ -72,7 +70,7 @@ def gather_pairs(values: torch.Tensor, pairs: torch.Tensor) -> tuple[torch.Tenso
 
 class ButdPairScorer(nn.Module):
     """
-    How likely two regions are related at all, cheap enough to ask of every pair: a bilinear form of low rank, and the
+    How likely two regions are related at all, cheap enough for every pair: a bilinear form of low rank, and the
     geometry (the relation proposal network of Yang et al. 2018, "Graph R-CNN", which has no geometry).
 
     Scores of all pairs never exist at once: rows of subjects are scored in turn and only the best so far are kept.
@@ -82,13 +80,13 @@ class ButdPairScorer(nn.Module):
         super().__init__()
         self.subject_proj = nn.Linear(config.hidden_size, PAIR_RANK)
         self.object_proj = nn.Linear(config.hidden_size, PAIR_RANK)
-        self.measures_proj = nn.Linear(NUM_MEASURES, GEOMETRY_SIZE)
+        self.measures_proj = nn.Linear(NUM_GEOMETRY, GEOMETRY_SIZE)
         self.act_fn = nn.GELU()
         self.score_proj = nn.Linear(GEOMETRY_SIZE, 1)
 
     def geometry_scores(self, subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
-        measures = pair_measures(subjects, objects).to(self.measures_proj.weight.dtype)
-        return self.score_proj(self.act_fn(self.measures_proj(measures)))[..., 0].float()
+        geometry = pair_geometry(subjects, objects).to(self.measures_proj.weight.dtype)
+        return self.score_proj(self.act_fn(self.measures_proj(geometry)))[..., 0].float()
 
     def forward(self, hidden_states: torch.Tensor, boxes: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
         """Scores `(batch_size, num_pairs)` of pairs `(batch_size, num_pairs, 2)`."""
@@ -104,7 +102,6 @@ class ButdPairScorer(nn.Module):
         boxes: torch.Tensor,
         mask: torch.Tensor,
         budget: int,
-        log_odds=None,
         required: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -115,8 +112,6 @@ class ButdPairScorer(nn.Module):
             boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`): `x0, y0, x1, y1`.
             mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`): True where there is a region.
             budget (`int`): At most this many pairs per image.
-            log_odds (`Callable`, *optional*): Called with the first and the last subject of a chunk, gives what to
-                add to its scores: `(batch_size, num_subjects, num_regions)`.
             required (`tuple`, *optional*): Rows of the batch `(num_required,)`, and pairs in them as
                 `subject * num_regions + object` `(num_required,)`, that are kept before all others.
 
@@ -126,7 +121,7 @@ class ButdPairScorer(nn.Module):
             budget, or the number of ordered pairs of regions where that is less, but at least one.
         """
         batch_size, num_regions = mask.shape
-        budget = max(min(budget, num_regions * (num_regions - 1)), 1)  # one that isn't there keeps shapes ordinary
+        budget = max(min(budget, num_regions * (num_regions - 1)), 1)  # at least one, masked: no empty shapes
         best = boxes.new_zeros((batch_size, 0), dtype=torch.float32)
         kept = torch.zeros((batch_size, 0), dtype=torch.long, device=mask.device)
         subjects = self.subject_proj(hidden_states)  # (batch_size, num_regions, rank)
@@ -137,8 +132,6 @@ class ButdPairScorer(nn.Module):
             chunk = slice(start, min(start + step, num_regions))
             scores = torch.matmul(subjects[:, chunk], objects).float() * PAIR_RANK**-0.5
             scores = scores + self.geometry_scores(boxes[:, chunk, None], boxes[:, None])
-            if log_odds is not None:
-                scores = scores + log_odds(chunk)
             # equals stay equal: how a sum is rounded depends on its place in the chunk
             scores = (scores.nan_to_num() * FINENESS).round().clamp(-REQUIRED_SCORE / 2, REQUIRED_SCORE / 2)
             ids = places[chunk, None] * num_regions + places  # (num_subjects, num_regions)
@@ -161,4 +154,4 @@ class ButdPairScorer(nn.Module):
         return pairs, pair_mask  # (batch_size, budget, 2), (batch_size, budget)
 
 
-__all__ = ["NUM_MEASURES", "ButdPairScorer", "gather_pairs", "pair_measures", "union_boxes"]
+__all__ = ["NUM_GEOMETRY", "ButdPairScorer", "gather_pairs", "pair_geometry", "union_boxes"]
