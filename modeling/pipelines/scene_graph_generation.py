@@ -167,7 +167,7 @@ class SceneGraphGenerationPipeline(Pipeline):
         graph = model_outputs["graphs"]
         graph = graph[0] if isinstance(graph, list) else graph  # alone it is still in the list of its batch
         labels = self.model.config.id2label
-        predicates = self.model.config.predicate_names or self.model.config.id2predicate
+        predicates = self.model.config.id2predicate
         objects = [
             {
                 "label": labels[label],
