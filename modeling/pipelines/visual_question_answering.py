@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The visual-question-answering pipeline, as transformers 4 had it: pictures and questions in, answers out."""
+"""The visual-question-answering pipeline, as transformers 4 had it: images and questions in, answers out."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,20 +10,19 @@ from torch.utils.data import Dataset
 from transformers import GenerationConfig
 from transformers.image_processing_utils import BatchFeature
 
-from .images import ButdPicturePipeline
+from .images import ButdImagePipeline
 
 
 UNLIMITED_LENGTH = 10**9  # tokenizers without a longest text give an astronomic model_max_length
 
 
-class VisualQuestionAnsweringPipeline(ButdPicturePipeline):
+class VisualQuestionAnsweringPipeline(ButdImagePipeline):
     """
-    Answers questions about pictures with any model that does: BUTD, ViLT, BLIP ….
+    Answers questions about images with any model that does: BUTD, ViLT, BLIP ….
 
-    What differs from transformers 4: a picture that cannot be read or a question that is none is named in the error;
-    pictures and questions are processed batch by batch, so that those of different sizes can be padded together;
-    questions that are too long for the model are cut unless `truncation=False`; models whose `problem_type` says that
-    one answer is right score by softmax; and what a generating model says has the score None instead of no score.
+    What differs from transformers 4: see `ButdImagePipeline`; an image that cannot be read or a question that isn't a
+    string is named in the error; questions that are too long for the model are cut unless `truncation=False`; models
+    whose `problem_type` says that one answer is right score by softmax; generated answers have the score None.
 
     Example:
 
@@ -36,6 +35,7 @@ class VisualQuestionAnsweringPipeline(ButdPicturePipeline):
     [{'score': 0.31, 'answer': 'lamp'}]
     ```"""
 
+    _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
 
     def __call__(
@@ -45,11 +45,11 @@ class VisualQuestionAnsweringPipeline(ButdPicturePipeline):
         Answers questions.
 
         Args:
-            image: A picture; a list, `KeyDataset` or column of `datasets` of them; or, without `question`, `{"image":
-                ..., "question": ...}`, a list of such dicts, or a dataset or generator of them. A picture is a path,
+            image: An image; a list, `KeyDataset` or column of `datasets` of them; or, without `question`, `{"image":
+                ..., "question": ...}`, a list of such dicts, or a dataset or generator of them. An image is a path,
                 URL, base64 string or PIL image; BUTD also takes arrays and tensors.
             question (`str` or `list[str]`, *optional*): One question, or several. Several questions about several
-                pictures are asked about each of them: all pictures for the first question, then for the next.
+                images are asked about each of them: all images for the first question, then for the next.
             top_k (`int`, *optional*): At most this many answers, the best first; 5 by default.
             batch_size (`int`, *optional*): Questions that go through the model together, 1 by default.
             padding, truncation (*optional*): As the tokenizer takes them; to the longest of the batch and, where the
@@ -58,11 +58,11 @@ class VisualQuestionAnsweringPipeline(ButdPicturePipeline):
             max_new_tokens (`int`), generate_kwargs (`dict`, *optional*): For models that generate their answers.
 
         Returns:
-            For one question about one picture, a list of `{"score": ..., "answer": ...}`; for several, a list of such
+            For one question about one image, a list of `{"score": ..., "answer": ...}`; for several, a list of such
             lists; for a dataset or generator, an iterator of them.
 
         Raises:
-            ValueError: If nothing was asked, a question is not a string, or a picture cannot be read; the message
+            ValueError: If nothing was asked, a question is not a string, or an image cannot be read; the message
                 names it.
         """
         if image is None:
@@ -71,10 +71,14 @@ class VisualQuestionAnsweringPipeline(ButdPicturePipeline):
         is_many = is_list or isinstance(image, Dataset) or hasattr(image, "column_names")
         if question is None:
             if not is_many or isinstance(image, Dataset):  # one dict, or a torch dataset or generator of them
-                return super().__call__(image, **kwargs)
-            return list(super().__call__((named(item, f"[{index}]") for index, item in enumerate(image)), **kwargs))
+                return super(ButdImagePipeline, self).__call__(image, **kwargs)
+            return list(
+                super(ButdImagePipeline, self).__call__(
+                    (named(item, f"[{index}]") for index, item in enumerate(image)), **kwargs
+                )
+            )
         if isinstance(question, str) and not is_many:
-            return super().__call__({"image": image, "question": question}, **kwargs)
+            return super(ButdImagePipeline, self).__call__({"image": image, "question": question}, **kwargs)
         if not isinstance(question, (str, list, tuple)):
             raise ValueError(f"question: got {type(question).__name__}, expected a string or a list of strings.")
         questions = [question] if isinstance(question, str) else list(question)
@@ -84,7 +88,7 @@ class VisualQuestionAnsweringPipeline(ButdPicturePipeline):
             for number, asked in enumerate(questions)
             for place in range(len(images))
         )
-        return list(super().__call__(pairs, **kwargs))
+        return list(super(ButdImagePipeline, self).__call__(pairs, **kwargs))
 
     def _sanitize_parameters(
         self,
@@ -98,8 +102,6 @@ class VisualQuestionAnsweringPipeline(ButdPicturePipeline):
         forward_params = {"padding": padding, "truncation": truncation, "max_new_tokens": max_new_tokens}
         forward_params = {name: value for name, value in forward_params.items() if value is not None}
         forward_params.update(generate_kwargs or {})
-        if getattr(self, "assistant_model", None) is not None:
-            forward_params["assistant_model"] = self.assistant_model
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
         return (
@@ -109,7 +111,7 @@ class VisualQuestionAnsweringPipeline(ButdPicturePipeline):
         )
 
     def preprocess(self, inputs: dict[str, Any], timeout: float | None = None) -> dict[str, list]:
-        """Reads a picture. The rest waits until the batch is known: pictures and questions are padded together."""
+        """Reads an image. The rest waits until the batch is complete: images and questions are padded together."""
         if not isinstance(inputs, dict) or not {"image", "question"} <= inputs.keys():
             came = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
             raise ValueError(f"got {came}, expected a question, or a dict of 'image' and 'question'.")
@@ -126,7 +128,7 @@ class VisualQuestionAnsweringPipeline(ButdPicturePipeline):
     def features(
         self, images: list[PIL.Image.Image], questions: list[str], padding: bool | str, truncation: bool | str | None
     ) -> BatchFeature:
-        """What the model takes: pictures as tensors, questions as tokens."""
+        """What the model takes: images as tensors, questions as tokens."""
         if truncation is None:
             truncation = self.tokenizer.model_max_length < UNLIMITED_LENGTH
         options = {"padding": padding, "truncation": truncation, "return_tensors": "pt"}
@@ -143,31 +145,19 @@ class VisualQuestionAnsweringPipeline(ButdPicturePipeline):
         truncation: bool | str | None = None,
         **generate_kwargs: Any,
     ) -> torch.Tensor:
-        flat = {}
-        for name, values in model_inputs.items():  # a batch comes as lists of one
-            flat[name] = [each for value in values for each in (value if isinstance(value, list) else [value])]
-        features = self.features(flat["images"], flat["questions"], padding, truncation)
+        images, questions = self.batch(model_inputs, "images"), self.batch(model_inputs, "questions")
+        features = self.features(images, questions, padding, truncation)
         features = features.to(self.device, dtype=self.dtype)
         if not self.model.can_generate():
             logits = self.model(**features).logits.float()  # (num_questions, num_labels)
             # CODEPATH: one answer was right in training, or each was by itself
             is_single = getattr(self.model.config, "problem_type", None) == "single_label_classification"
             return logits.softmax(dim=-1) if is_single else logits.sigmoid()
-        if hasattr(self, "_prepare_generate_kwargs"):
-            generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
-        else:  # the first versions of transformers 5 kept one generation config per pipeline
-            generate_kwargs.setdefault("generation_config", self.generation_config)
-        sequences = self.model.generate(**features, **generate_kwargs)
-        sequences = getattr(sequences, "sequences", sequences)
-        # (num_questions, num_return_sequences, length)
-        return sequences.reshape(len(flat["questions"]), -1, sequences.shape[-1])
+        return self.generate(features, len(questions), generate_kwargs)
 
     def postprocess(self, model_outputs: torch.Tensor, top_k: int = 5) -> list[dict[str, Any]]:
         if self.model.can_generate():
-            return [
-                {"score": None, "answer": self.tokenizer.decode(sequence, skip_special_tokens=True).strip()}
-                for sequence in model_outputs.flatten(0, 1)
-            ]
+            return [{"score": None, "answer": text.strip()} for text in self.texts(model_outputs)]
         scores, labels = model_outputs[0].topk(min(top_k, model_outputs.shape[-1]))
         names = self.model.config.id2label
         return [
