@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Annotated objects in, labels out: COCO's boxes, polygons and run lengths as what the detection models train on."""
+"""Labels of the detection models from annotations in COCO's format."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import PIL.Image
-import PIL.ImageDraw
 import torch
 from torchvision.ops import box_convert
 from torchvision.transforms.v2 import InterpolationMode
@@ -71,7 +69,7 @@ def labels_of_annotations(
     """
     annotations = [annotations] if isinstance(annotations, Mapping) else annotations
     if len(annotations) != len(sizes):
-        raise ValueError(f"annotations: got {len(annotations)} for {len(sizes)} pictures, expected one for each.")
+        raise ValueError(f"annotations: got {len(annotations)} for {len(sizes)} images, expected one for each.")
     return [
         labels_of_annotation(
             annotation,
@@ -151,7 +149,7 @@ def labels_of_annotation(
 
 
 def unpadded_sizes(features: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Height and width of each picture in `pixel_values`, without the padding that `pixel_mask` tells."""
+    """Height and width of each image in `pixel_values`, without the padding that `pixel_mask` tells."""
     if "pixel_mask" in features:
         return [(int(mask[:, 0].sum()), int(mask[0].sum())) for mask in features["pixel_mask"]]
     return [tuple(pixels.shape[-2:]) for pixels in features["pixel_values"]]
@@ -181,14 +179,11 @@ def clipped_corners(bbox: Any, height: float, width: float, name: str) -> list[f
 
 def decode_segmentation(segmentation: Any, height: int, width: int, name: str = "segmentation") -> np.ndarray | None:
     """
-    The mask that COCO's polygons or run lengths, compressed or not, stand for.
-
-    Polygons are filled by Pillow, whose borders can differ by a pixel from those of COCO's own tools.
+    The mask of COCO's polygons or run lengths, compressed or not, by faster-coco-eval.
 
     Args:
-        segmentation: Of one object; None where nobody drew a mask.
-        height (`int`): Of the image.
-        width (`int`): Of the image.
+        segmentation: Of one object; None or empty where there is no mask.
+        height, width (`int`): Of the image.
         name (`str`): What error messages call it.
 
     Returns:
@@ -199,45 +194,26 @@ def decode_segmentation(segmentation: Any, height: int, width: int, name: str = 
     """
     if segmentation is None or (isinstance(segmentation, (list, tuple)) and len(segmentation) == 0):
         return None
+    from faster_coco_eval.core import mask as coco_mask  # only for masks, and compiled
+
     try:
         if isinstance(segmentation, Mapping):
             if [int(side) for side in segmentation["size"]] != [height, width]:
                 raise ValueError(f"the image has height and width {[height, width]}")
-            counts = segmentation["counts"]
-            runs = uncompressed(counts) if isinstance(counts, (str, bytes)) else [int(count) for count in counts]
-            if min(runs, default=0) < 0 or sum(runs) != height * width:
-                raise ValueError(f"its runs cover {sum(runs)} pixels of {height * width}")
-            values = np.repeat(np.arange(len(runs), dtype=np.uint8) % 2, runs)
-            return np.ascontiguousarray(values.reshape(width, height).T)  # (height, width), stored column by column
-        canvas = PIL.Image.new("L", (width, height))
-        draw = PIL.ImageDraw.Draw(canvas)
-        for polygon in segmentation:
-            points = [float(value) for value in polygon]
-            if len(points) < 6 or len(points) % 2:
-                raise ValueError("a polygon has at least three points of two coordinates")
-            draw.polygon([value - 0.5 for value in points], fill=1)  # Pillow counts from the centre of a pixel
-        return np.array(canvas)
-    except (KeyError, TypeError, ValueError) as error:
+            if not isinstance(segmentation["counts"], (str, bytes)):
+                runs = [int(count) for count in segmentation["counts"]]
+                if min(runs, default=0) < 0 or sum(runs) != height * width:
+                    raise ValueError(f"its runs cover {sum(runs)} pixels of {height * width}")
+                segmentation = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+            return coco_mask.decode(segmentation)
+        polygons = [[float(value) for value in polygon] for polygon in segmentation]
+        if any(len(points) < 6 or len(points) % 2 for points in polygons):
+            raise ValueError("a polygon has at least three points of two coordinates")
+        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+    except Exception as error:  # the library raises many kinds of errors
         raise ValueError(
             f"{name}: cannot read the segmentation {segmentation!r:.120} ({error}), expected {SEGMENTATIONS}."
         ) from error
-
-
-def uncompressed(counts: str | bytes) -> list[int]:
-    """Run lengths from COCO's text, which packs them in 6-bit letters as differences to the run before the last."""
-    runs: list[int] = []
-    value = shift = 0
-    for letter in counts.encode("ascii") if isinstance(counts, str) else counts:
-        letter -= 48
-        value |= (letter & 0x1F) << shift
-        shift += 5
-        if letter & 0x20:  # more letters of this number follow
-            continue
-        if letter & 0x10:  # negative
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    return runs
 
 
 __all__ = [

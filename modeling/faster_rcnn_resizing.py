@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures as the published bottom-up detector takes them: blue first, minus the mean, 600 or 800 pixels short."""
+"""Images as the published bottom-up detector takes them: blue first, minus the mean, 600 or 800 pixels short."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def published_pixels(
     image: torch.Tensor, variant: str, shortest_edge: int, longest_edge: int, mean: Sequence[float]
 ) -> tuple[torch.Tensor, float]:
     """
-    A picture for the detector.
+    An image for the detector.
 
     `"caffe"` subtracts the mean, then resizes floats bilinearly without smoothing, as OpenCV does when it is given a
     factor: sides are rounded, but pixels lie where the exact factor puts them. `"detectron2"` resizes 8-bit values
@@ -33,7 +33,7 @@ def published_pixels(
         mean (`Sequence[float]`): Of blue, green and red, in grey levels.
 
     Returns:
-        The picture `(3, new_height, new_width)`, blue first, as float32, and its scale: new pixels per old one.
+        The image `(3, new_height, new_width)`, blue first, as float32, and its scale: new pixels per old one.
     """
     height, width = image.shape[1:]
     scale = shortest_edge / min(height, width)
@@ -51,8 +51,8 @@ def published_pixels(
         sides = [side * (longest_edge / max(sides)) for side in sides]
     size = [max(1, int(side + 0.5)) for side in sides]
     if image.dtype == torch.uint8:
-        picture = PIL.Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy())
-        resized = picture.resize(size[::-1], PIL.Image.Resampling.BILINEAR)
+        pixels = PIL.Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy())
+        resized = pixels.resize(size[::-1], PIL.Image.Resampling.BILINEAR)
         image = torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(image.device)  # (3, new_height, new_width)
     else:
         image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in, pixel values out: the one place that touches files, colour modes, orientation and bit depth."""
+"""Images in, pixel values out: the one place that touches files, colour modes, orientation and bit depth."""
 
 import json
 from typing import Any, ClassVar
@@ -19,15 +19,14 @@ from .faster_rcnn_resizing import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pix
 from .images import (
     KINDS,
     channels_first,
-    decode_picture,
-    each_picture,
+    decode_image,
+    each_image,
     eight_bit_pixels,
-    fetch_pictures,
+    fetch_images,
     finite_pixels,
     on_white,
 )
-from .post_processing import objects_in_pixels, segments_in_pixels
-from .post_processing_scene_graph import graphs_in_pixels
+from .post_processing import ButdPostProcessing
 from .remote_code import CarriesCode
 
 
@@ -37,7 +36,7 @@ class ButdImageProcessorKwargs(ImagesKwargs, total=False):
         With `size={"shortest_edge": ..., "longest_edge": ...}`, both sides are rounded to a multiple of it and are
         never shorter. Not used with `size={"height": ..., "width": ...}`.
     recipe (`str`, *optional*, defaults to `self.recipe`):
-        `"caffe"` or `"detectron2"`: pictures become what that variant of the published bottom-up detector takes,
+        `"caffe"` or `"detectron2"`: images become what that variant of the published bottom-up detector takes,
         see `from_recipe`.
     """
 
@@ -47,24 +46,24 @@ class ButdImageProcessorKwargs(ImagesKwargs, total=False):
 
 @auto_docstring(
     custom_intro="""
-    Turns pictures into normalised `pixel_values`, and says with `pixel_mask` which of them are padding.
+    Turns images into normalised `pixel_values`, and says with `pixel_mask` which of them are padding.
 
-    Any mix of paths, URLs, PIL images, numpy arrays and torch tensors is accepted; the same picture gives exactly the
-    same values whichever way it comes, alone or in a batch. Every picture first becomes 8-bit RGB: EXIF orientation is
+    Any mix of paths, URLs, PIL images, numpy arrays and torch tensors is accepted; the same image gives exactly the
+    same values whichever way it comes, alone or in a batch. Every image first becomes 8-bit RGB: EXIF orientation is
     applied, transparency is composited on white, grey is repeated, and 16-bit values are scaled by their range.
     Integer arrays wider than 16 bits count as 8-bit when nothing in them exceeds 255, otherwise as 16-bit. Float
     arrays are in [0, 1]; with `do_rescale=False` they may have any range and are not reduced to 8 bits.
 
     `size={"height": ..., "width": ...}` stretches to that size and returns no mask. `size={"shortest_edge": ...,
     "longest_edge": ...}` keeps the aspect ratio up to rounding to `size_divisor`, pads bottom and right to the largest
-    of the batch and returns `pixel_mask`, an int64 tensor (batch_size, height, width) that is 1 where the picture is.
-    `longest_edge` always binds, so that memory is bounded for pictures of any shape.
+    of the batch and returns `pixel_mask`, an int64 tensor (batch_size, height, width) that is 1 where the image is.
+    `longest_edge` always binds, so that memory is bounded for images of any shape.
 
     With a `recipe`, `image_scale` is returned as well, float32 (batch_size,): pixels of each image per pixel of the
-    picture as it came.
+    image as it came.
     """
 )
-class ButdImageProcessor(CarriesCode, TorchvisionBackend):
+class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
     valid_kwargs = ButdImageProcessorKwargs
     model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_mask"]
 
@@ -77,7 +76,7 @@ class ButdImageProcessor(CarriesCode, TorchvisionBackend):
     do_normalize = True
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.5, 0.5, 0.5)
-    do_pad = True  # pictures resized to one height and width need none
+    do_pad = True  # images resized to one height and width need none
     recipe = None
 
     def __init__(self, **kwargs: Unpack[ButdImageProcessorKwargs]):
@@ -153,7 +152,7 @@ class ButdImageProcessor(CarriesCode, TorchvisionBackend):
     ) -> BatchFeature:
         r"""
         annotations (`dict` or `list[dict]`, *optional*):
-            Of each picture, in COCO's detection format `{"image_id", "annotations": [{"bbox", "category_id", ...}]}`;
+            Of each image, in COCO's detection format `{"image_id", "annotations": [{"bbox", "category_id", ...}]}`;
             they become `labels`, what the detection models train on.
         return_segmentation_masks (`bool`, *optional*, defaults to `False`):
             Whether labels hold the masks that `segmentation` describes.
@@ -167,7 +166,7 @@ class ButdImageProcessor(CarriesCode, TorchvisionBackend):
         Raises:
             ValueError: If one cannot be read; the message names it and its place, like `images[3]`.
         """
-        return fetch_pictures(image_url_or_urls, "images")
+        return fetch_images(image_url_or_urls, "images")
 
     def process_image(
         self,
@@ -179,7 +178,7 @@ class ButdImageProcessor(CarriesCode, TorchvisionBackend):
         **kwargs: Unpack[ImagesKwargs],
     ) -> torch.Tensor:
         """
-        One picture as an RGB tensor (3, height, width).
+        One image as an RGB tensor (3, height, width).
 
         It is uint8, or float32 if it came as floats and `do_rescale` is off.
 
@@ -189,15 +188,15 @@ class ButdImageProcessor(CarriesCode, TorchvisionBackend):
             input_data_format: Where the channels of an array are. By default a numpy array is read as channels last
                 and a tensor as channels first whenever its shape allows both.
             device: Where the tensor is put.
-            name (`str`): What error messages call the picture.
+            name (`str`): What error messages call the image.
 
         Raises:
-            ValueError: If the type, shape, dtype or values are not those of a picture.
+            ValueError: If the type, shape, dtype or values are not those of an image.
         """
         if isinstance(image, PIL.Image.Image):
             if getattr(image, "filename", ""):
                 name = f"{name} ({str(image.filename)!r})"
-            image, input_data_format = decode_picture(image, name), ChannelDimension.LAST
+            image, input_data_format = decode_image(image, name), ChannelDimension.LAST
         if not isinstance(image, (np.ndarray, torch.Tensor)):
             raise ValueError(f"{name}: got {type(image).__name__}, expected {KINDS}.")
         image = channels_first(image, name, input_data_format).to(device)
@@ -220,125 +219,6 @@ class ButdImageProcessor(CarriesCode, TorchvisionBackend):
             height, width = _size_within(image.shape[-2], image.shape[-1], size, size_divisor)
             size = SizeDict(height=height, width=width)
         return super().resize(image, size=size, resample=resample, **kwargs)
-
-    def post_process_object_detection(
-        self,
-        outputs: Any,
-        threshold: float = 0.5,
-        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
-        top_k: int = 100,
-    ) -> list[dict[str, torch.Tensor]]:
-        """
-        Objects of each image, best first. A box may come with several classes: each pair is scored by itself.
-
-        Args:
-            outputs (`ButdObjectDetectionOutput`): What the model returned for the batch.
-            threshold (`float`): Only pairs that score higher count.
-            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
-                and width of each original picture. Without, boxes are in [0, 1].
-            top_k (`int`): At most this many pairs of box and class per image.
-
-        Returns:
-            For each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) as `x0, y0, x1, y1` in pixels.
-
-        Raises:
-            ValueError: `target_sizes` isn't as long as the batch.
-        """
-        found = objects_in_pixels(outputs, threshold, target_sizes, top_k)
-        return [{name: objects[name] for name in ("scores", "labels", "boxes")} for objects in found]
-
-    def post_process_instance_segmentation(
-        self,
-        outputs: Any,
-        threshold: float = 0.5,
-        mask_threshold: float = 0.5,
-        overlap_mask_area_threshold: float = 0.8,
-        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
-        return_coco_annotation: bool = False,
-        return_binary_maps: bool = False,
-        top_k: int = 100,
-    ) -> list[dict[str, Any]]:
-        """
-        Objects of each image as masks of its original size, best first.
-
-        Args:
-            outputs (`ButdInstanceSegmentationOutput`): What the model returned for the batch, in evaluation mode.
-            threshold (`float`): Only objects that score higher count.
-            mask_threshold (`float`): Pixels belong to an object above this probability.
-            overlap_mask_area_threshold (`float`): An object of which better ones cover more than the rest is left
-                out; only where objects may not overlap, that is with neither of the two options below.
-            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
-                and width of each original picture; those of the predicted masks by default.
-            return_coco_annotation (`bool`): Run-length encodings instead of a map, one per object, as those of
-                transformers: starts, from 1, and lengths of runs in row-major order.
-            return_binary_maps (`bool`): One boolean map per object instead of one map of all.
-            top_k (`int`): At most this many objects per image.
-
-        Returns:
-            For each image `segmentation`, an integer tensor (height, width) of ids with -1 where nothing is, or what
-            the two options say; and `segments_info`, a list of `{"id", "label_id", "score"}`.
-
-        Raises:
-            ValueError: `target_sizes` isn't as long as the batch, or both options were chosen.
-        """
-        return segments_in_pixels(
-            outputs,
-            threshold,
-            mask_threshold,
-            overlap_mask_area_threshold,
-            target_sizes,
-            return_coco_annotation,
-            return_binary_maps,
-            top_k,
-        )
-
-    def post_process_scene_graph_generation(
-        self,
-        outputs: Any,
-        threshold: float = 0.0,
-        relation_threshold: float = 0.0,
-        top_k: int = 100,
-        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
-        graph_constraint: bool = True,
-        repeat_overlap: float | None = None,
-        twin_overlap: float | None = None,
-    ) -> list[dict[str, torch.Tensor]]:
-        """
-        Objects of each image, and the relations between them, both best first and equals in the order of regions.
-
-        Args:
-            outputs (`ButdSceneGraphGenerationOutput`): What the model returned for the batch.
-            threshold (`float`): Only objects that score higher count.
-            relation_threshold (`float`): Only relations that score higher count. A relation scores the product of
-                four probabilities: of subject, of object, that the two are related, and of the predicate.
-            top_k (`int`): At most this many relations per image.
-            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
-                and width of each original picture. Without, boxes are in [0, 1].
-            graph_constraint (`bool`): Whether each pair has but its best predicate, or all of them.
-            repeat_overlap (`float`, *optional*): Boxes with one label that overlap (intersection over union) by this
-                much are about one thing, and no relation between two things is told twice: of the pairs that would,
-                the best tells it, and the others tell what they hold likely next. Without, each tells its own.
-            twin_overlap (`float`, *optional*): Boxes with one label that overlap by this much are one thing that was
-                found twice, and it has no relation to itself. Without, any two may: people do stand close together.
-
-        Returns:
-            For each image `scores` (n,), `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1` in pixels and `regions`
-            (n,), each object's place among the regions; `relations` (r, 3), subject and object as places among the
-            objects and predicate, and `relation_scores` (r,).
-
-        Raises:
-            ValueError: `target_sizes` isn't as long as the batch.
-        """
-        return graphs_in_pixels(
-            outputs,
-            threshold,
-            relation_threshold,
-            top_k,
-            target_sizes,
-            graph_constraint,
-            repeat_overlap,
-            twin_overlap,
-        )
 
     def _standardize_kwargs(
         self, size_divisor: int | None = None, recipe: str | None = None, **kwargs: Any
@@ -363,7 +243,7 @@ class ButdImageProcessor(CarriesCode, TorchvisionBackend):
                 f"longest_edge must be at least shortest_edge and size_divisor={size_divisor}, got {size}."
             )
         if kwargs.get("do_center_crop"):
-            raise ValueError("do_center_crop is not supported: regions are found in the whole picture.")
+            raise ValueError("do_center_crop is not supported: regions are found in the whole image.")
         kwargs["size_divisor"] = size_divisor
         return kwargs
 
@@ -371,7 +251,7 @@ class ButdImageProcessor(CarriesCode, TorchvisionBackend):
         self, images: ImageInput, *args: Any, expected_ndims: int = 3, **kwargs: Unpack[ButdImageProcessorKwargs]
     ) -> list[torch.Tensor]:
         images = self.fetch_images(images)
-        return [self.process_image(image, name=name, **kwargs) for name, image in each_picture(images, "images")]
+        return [self.process_image(image, name=name, **kwargs) for name, image in each_image(images, "images")]
 
     def _preprocess_image_like_inputs(
         self,
@@ -411,7 +291,7 @@ class ButdImageProcessor(CarriesCode, TorchvisionBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         pixel_values, scales = [], []
-        for image in images:  # one by one, never stacked, so that a picture's values cannot depend on its batch
+        for image in images:  # one by one, never stacked, so that an image's values cannot depend on its batch
             if recipe is not None:
                 image, scale = published_pixels(image, recipe, size.shortest_edge, size.longest_edge, image_mean)
                 pixel_values.append(image)  # (3, height, width)

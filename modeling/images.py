@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in every form that people have them, as tensors of one form; errors name the picture that is wrong."""
+"""Images in every form that people have them, as tensors of one form; errors name the image that is wrong."""
 
 import base64
 import contextlib
@@ -19,27 +19,27 @@ from transformers.image_utils import ChannelDimension
 DOWNLOAD_SECONDS = 30.0  # a server that stays silent this long is taken as failing
 HALF_GREY_LEVEL = 0.5 / 255  # floats this far outside [0, 1] still round to a valid 8-bit value
 
-SOURCES = "a path, http(s) URL or data URI of a picture that Pillow reads"
+SOURCES = "a path, http(s) URL or data URI of an image that Pillow reads"
 SHAPES = "(height, width), (height, width, channels) or (channels, height, width) with 1 to 4 channels"
 KINDS = f"{SOURCES}, a PIL image, or a numpy array or torch tensor of bool, integer or float values"
 
 
 def is_list(images: Any) -> bool:
-    """Whether this is several pictures, each an object of its own."""
+    """Whether this is several images, each an object of its own."""
     return isinstance(images, Sequence) and not isinstance(images, (str, bytes))
 
 
-def fetch_pictures(images: Any, name: str) -> Any:
-    """The same, nested alike, with paths and addresses replaced by the pictures there."""
+def fetch_images(images: Any, name: str) -> Any:
+    """The same, nested alike, with paths and addresses replaced by the images there."""
     if isinstance(images, (str, os.PathLike)):
-        return read_picture(os.fspath(images), name)
+        return read_image(os.fspath(images), name)
     if is_list(images):
-        return [fetch_pictures(image, f"{name}[{index}]") for index, image in enumerate(images)]
+        return [fetch_images(image, f"{name}[{index}]") for index, image in enumerate(images)]
     return images
 
 
-def read_picture(source: str, name: str) -> PIL.Image.Image:
-    """The picture at a path, http(s) URL or data URI. Raises `ValueError` with its name if there is none."""
+def read_image(source: str, name: str) -> PIL.Image.Image:
+    """The image at a path, http(s) URL or data URI. Raises `ValueError` with its name if there is none."""
     try:
         file: str | BytesIO = source
         if source.startswith(("http://", "https://")):
@@ -47,43 +47,43 @@ def read_picture(source: str, name: str) -> PIL.Image.Image:
             file = BytesIO(response.raise_for_status().content)
         elif source.startswith("data:"):
             file = BytesIO(base64.b64decode(source.partition(",")[2]))
-        with PIL.Image.open(file) as picture:
-            picture.load()
+        with PIL.Image.open(file) as image:
+            image.load()
     except Exception as error:  # decoders raise whatever a broken file leads them into
-        source = source if len(source) <= 1000 else source[:100] + "…"  # a data URI holds the whole picture
+        source = source if len(source) <= 1000 else source[:100] + "…"  # a data URI holds the whole image
         raise ValueError(
             f"{name}: cannot read {source!r} ({type(error).__name__}: {error}), expected {SOURCES}."
         ) from error
-    return picture
+    return image
 
 
-def each_picture(images: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every single picture of nested lists and batched arrays, with its name in error messages."""
+def each_image(images: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Every single image of nested lists and batched arrays, with its name in error messages."""
     if is_list(images) or (isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim > 3):
         if len(images) == 0:
-            raise ValueError(f"{name}: got nothing, expected at least one picture.")
+            raise ValueError(f"{name}: got nothing, expected at least one image.")
         for index, image in enumerate(images):
-            yield from each_picture(image, f"{name}[{index}]")
+            yield from each_image(image, f"{name}[{index}]")
     else:
         yield name, images
 
 
-def decode_picture(picture: PIL.Image.Image, name: str) -> np.ndarray:
+def decode_image(image: PIL.Image.Image, name: str) -> np.ndarray:
     """A PIL image, upright, as (height, width) or (height, width, channels) without palettes or odd colour spaces."""
     try:
-        picture.load()
+        image.load()
         with contextlib.suppress(Exception):  # unreadable EXIF says nothing about orientation; the pixels are fine
-            picture = PIL.ImageOps.exif_transpose(picture)
-        if picture.mode == "La":
-            picture = picture.convert("LA")
-        elif picture.mode in ("1", "L", "P", "PA", "RGB", "RGBa") and picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-        elif picture.mode not in ("1", "L", "LA", "RGB", "RGBA", "F") and not picture.mode.startswith("I"):
-            picture = picture.convert("RGB")
-        return np.array(picture)
+            image = PIL.ImageOps.exif_transpose(image)
+        if image.mode == "La":
+            image = image.convert("LA")
+        elif image.mode in ("1", "L", "P", "PA", "RGB", "RGBa") and image.has_transparency_data:
+            image = image.convert("RGBA")
+        elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "F") and not image.mode.startswith("I"):
+            image = image.convert("RGB")
+        return np.array(image)
     except Exception as error:  # a lazily opened file may be found broken only here
         raise ValueError(
-            f"{name}: cannot decode a PIL image of mode {picture.mode} and size {picture.size} "
+            f"{name}: cannot decode a PIL image of mode {image.mode} and size {image.size} "
             f"({type(error).__name__}: {error}), expected {SOURCES}."
         ) from error
 
@@ -91,7 +91,7 @@ def decode_picture(picture: PIL.Image.Image, name: str) -> np.ndarray:
 def channels_first(
     image: np.ndarray | torch.Tensor, name: str, data_format: str | ChannelDimension | None
 ) -> torch.Tensor:
-    """An array as a tensor (channels, height, width). Raises `ValueError` if its shape or dtype is no picture's."""
+    """An array as a tensor (channels, height, width). Raises `ValueError` if its shape or dtype is no image's."""
     is_numpy = isinstance(image, np.ndarray)
     came = f"{name}: got {type(image).__name__} of shape {tuple(image.shape)} and dtype {image.dtype}"
     if image.dtype.kind not in "biuf" or image.dtype.itemsize > 8 if is_numpy else image.is_complex():
@@ -161,10 +161,10 @@ def on_white(image: torch.Tensor, white: float) -> torch.Tensor:
 __all__ = [
     "KINDS",
     "channels_first",
-    "decode_picture",
-    "each_picture",
+    "decode_image",
+    "each_image",
     "eight_bit_pixels",
-    "fetch_pictures",
+    "fetch_images",
     "finite_pixels",
     "on_white",
 ]

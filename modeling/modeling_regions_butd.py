@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bottom-up half alone: pictures in, regions out, for features that other models use."""
+"""The bottom-up half alone: images in, regions out, for features that other models use."""
 
 import torch
 from transformers.processing_utils import Unpack
@@ -41,7 +41,7 @@ class ButdRegionModel(ButdPreTrainedModel):
             region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where
                 `region_boxes` has a box; everywhere by default.
             image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of each image per pixel of
-                the original picture; 1 by default.
+                the original image; 1 by default.
         """
         return self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
 

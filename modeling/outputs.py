@@ -184,8 +184,8 @@ class ButdQuestionAnsweringOutput(ModelOutput):
         hidden_states (`tuple`): Embeddings of the words and each of the question encoder's outputs, with
             `output_hidden_states`, each of shape `(num_questions, length, size)`.
         region_attentions (`torch.FloatTensor` of shape `(num_questions, num_glimpses, num_regions)`): Where each
-            glimpse looked, the mean over heads; sums to one, or is zero where the picture has no regions.
-        regions (`ButdRegions`): The selected regions, of each picture.
+            glimpse looked, the mean over heads; sums to one, or is zero where the image has no regions.
+        regions (`ButdRegions`): The selected regions, of each image.
     """
 
     loss: torch.FloatTensor | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what detection models return to boxes and masks in the pixels of the original pictures."""
+"""From the outputs of models to boxes, masks and graphs in the pixels of the original images."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import box_convert
 from transformers.models.detr.image_processing_detr import binary_mask_to_rle
+
+from .post_processing_scene_graph import are_one_object, best_relations, object_scores, same_objects, without_repeats
 
 
 NOTHING = 1e-12  # scores of queries that don't exist are lower
@@ -66,15 +68,15 @@ def objects_in_pixels(outputs: Any, threshold: float, target_sizes: Sizes, top_k
 @dataclass
 class ButdPastedObject:
     """
-    An object on the pixels of its picture, kept as the part of the picture that its box covers.
+    An object on the pixels of its image, kept as the part of the image that its box covers.
 
     Args:
         label (`int`): Its class.
         score (`float`): In [0, 1].
         window (`torch.BoolTensor` of shape `(num_rows, num_columns)`): True on the object; False everywhere else in
-            the picture.
-        top (`int`): Row of the picture where the window begins.
-        left (`int`): Column of the picture where the window begins.
+            the image.
+        top (`int`): Row of the image where the window begins.
+        left (`int`): Column of the image where the window begins.
     """
 
     label: int
@@ -85,21 +87,21 @@ class ButdPastedObject:
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Rows and columns of the picture that the window covers."""
+        """Rows and columns of the image that the window covers."""
         num_rows, num_columns = self.window.shape
         return slice(self.top, self.top + num_rows), slice(self.left, self.left + num_columns)
 
 
 def paste_mask(mask: torch.Tensor, box: list[float], height: int, width: int) -> tuple[torch.Tensor, int, int]:
     """
-    A mask within a box at the resolution of the picture, sampled at the centres of its pixels.
+    A mask within a box at the resolution of the image, sampled at the centres of its pixels.
 
     Args:
         mask (`torch.FloatTensor` of shape `(m, m)`): In [0, 1], within the box.
         box (`list[float]`): `x0, y0, x1, y1` in pixels.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_rows, num_columns)`, the pixels of the picture that the box covers, perhaps
+        `torch.FloatTensor` of shape `(num_rows, num_columns)`, the pixels of the image that the box covers, perhaps
         none; and the row and column where they begin.
     """
     x0, y0, x1, y1 = box
@@ -120,7 +122,7 @@ def pasted_objects(
     outputs: Any, threshold: float, mask_threshold: float, target_sizes: Sizes, top_k: int
 ) -> list[list[ButdPastedObject]]:
     """
-    The objects in each image, best first, on the pixels of the original pictures; those without any are left out.
+    The objects in each image, best first, on the pixels of the original images; those without any are left out.
 
     Raises:
         ValueError: `target_sizes` isn't as long as the batch.
@@ -145,44 +147,9 @@ def pasted_objects(
 
 
 def mask_sizes(outputs: Any, target_sizes: Sizes) -> list[tuple[int, int]]:
-    """Heights and widths of the pictures; those of the predicted masks if none are given."""
+    """Heights and widths of the images; those of the predicted masks if none are given."""
     sizes = check_sizes(target_sizes, len(outputs.logits))
     return [tuple(outputs.pred_masks.shape[-2:])] * len(outputs.logits) if sizes is None else sizes
-
-
-def segments_in_pixels(
-    outputs: Any,
-    threshold: float,
-    mask_threshold: float,
-    overlap_mask_area_threshold: float,
-    target_sizes: Sizes,
-    return_coco_annotation: bool,
-    return_binary_maps: bool,
-    top_k: int,
-) -> list[dict]:
-    """The body of `ButdImageProcessor.post_process_instance_segmentation`."""
-    if return_coco_annotation and return_binary_maps:
-        raise ValueError("return_coco_annotation and return_binary_maps cannot both be True.")
-    sizes = mask_sizes(outputs, target_sizes)
-    device = outputs.pred_masks.device
-    results = []
-    for (height, width), objects in zip(
-        sizes, pasted_objects(outputs, threshold, mask_threshold, sizes, top_k), strict=True
-    ):
-        if return_coco_annotation or return_binary_maps:
-            segmentation = torch.zeros((len(objects), height, width), dtype=torch.bool, device=device)
-            for number, found in enumerate(objects):
-                segmentation[number][found.place] = found.window
-            if return_coco_annotation:
-                segmentation = [binary_mask_to_rle(one.int()) for one in segmentation.cpu()]
-        else:
-            segmentation, objects = arranged(objects, overlap_mask_area_threshold, height, width, device)
-        segments = [
-            {"id": number, "label_id": found.label, "score": round(found.score, 6)}
-            for number, found in enumerate(objects)
-        ]
-        results.append({"segmentation": segmentation, "segments_info": segments})
-    return results
 
 
 def arranged(
@@ -201,4 +168,171 @@ def arranged(
     return segmentation, kept
 
 
-__all__ = ["ButdPastedObject", "objects_in_pixels", "pasted_objects", "segments_in_pixels"]
+class ButdPostProcessing:
+    """What `ButdImageProcessor` makes of the outputs of models."""
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, torch.Tensor]]:
+        """
+        Objects of each image, best first. A box may come with several classes: each pair is scored by itself.
+
+        Args:
+            outputs (`ButdObjectDetectionOutput`): What the model returned for the batch.
+            threshold (`float`): Only pairs that score higher count.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original image. Without, boxes are in [0, 1].
+            top_k (`int`): At most this many pairs of box and class per image.
+
+        Returns:
+            For each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) as `x0, y0, x1, y1` in pixels.
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch.
+        """
+        found = objects_in_pixels(outputs, threshold, target_sizes, top_k)
+        return [{name: objects[name] for name in ("scores", "labels", "boxes")} for objects in found]
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        return_coco_annotation: bool = False,
+        return_binary_maps: bool = False,
+        top_k: int = 100,
+    ) -> list[dict[str, Any]]:
+        """
+        Objects of each image as masks of its original size, best first.
+
+        Args:
+            outputs (`ButdInstanceSegmentationOutput`): What the model returned for the batch, in evaluation mode.
+            threshold (`float`): Only objects that score higher count.
+            mask_threshold (`float`): Pixels belong to an object above this probability.
+            overlap_mask_area_threshold (`float`): An object of which better ones cover more than the rest is left
+                out; only where objects may not overlap, that is with neither of the two options below.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original image; those of the predicted masks by default.
+            return_coco_annotation (`bool`): Run-length encodings instead of a map, one per object, as those of
+                transformers: starts, from 1, and lengths of runs in row-major order.
+            return_binary_maps (`bool`): One boolean map per object instead of one map of all.
+            top_k (`int`): At most this many objects per image.
+
+        Returns:
+            For each image `segmentation`, an integer tensor (height, width) of ids with -1 where nothing is, or what
+            the two options say; and `segments_info`, a list of `{"id", "label_id", "score"}`.
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch, or both options were chosen.
+        """
+        if return_coco_annotation and return_binary_maps:
+            raise ValueError("return_coco_annotation and return_binary_maps cannot both be True.")
+        sizes = mask_sizes(outputs, target_sizes)
+        device = outputs.pred_masks.device
+        results = []
+        for (height, width), objects in zip(
+            sizes, pasted_objects(outputs, threshold, mask_threshold, sizes, top_k), strict=True
+        ):
+            if return_coco_annotation or return_binary_maps:
+                segmentation = torch.zeros((len(objects), height, width), dtype=torch.bool, device=device)
+                for number, found in enumerate(objects):
+                    segmentation[number][found.place] = found.window
+                if return_coco_annotation:
+                    segmentation = [binary_mask_to_rle(one.int()) for one in segmentation.cpu()]
+            else:
+                segmentation, objects = arranged(objects, overlap_mask_area_threshold, height, width, device)
+            segments = [
+                {"id": number, "label_id": found.label, "score": round(found.score, 6)}
+                for number, found in enumerate(objects)
+            ]
+            results.append({"segmentation": segmentation, "segments_info": segments})
+        return results
+
+    def post_process_scene_graph_generation(
+        self,
+        outputs: Any,
+        threshold: float = 0.0,
+        relation_threshold: float = 0.0,
+        top_k: int = 100,
+        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        graph_constraint: bool = True,
+        repeat_overlap: float | None = None,
+        twin_overlap: float | None = None,
+    ) -> list[dict[str, torch.Tensor]]:
+        """
+        Objects of each image, and the relations between them, both best first and equals in the order of regions.
+
+        Args:
+            outputs (`ButdSceneGraphGenerationOutput`): What the model returned for the batch.
+            threshold (`float`): Only objects that score higher count.
+            relation_threshold (`float`): Only relations that score higher count. A relation scores the product of
+                four probabilities: of subject, of object, that the two are related, and of the predicate.
+            top_k (`int`): At most this many relations per image.
+            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
+                and width of each original image. Without, boxes are in [0, 1].
+            graph_constraint (`bool`): Whether each pair has only its best predicate, or all of them.
+            repeat_overlap (`float`, *optional*): IoU from which boxes of one label count as one object. A relation
+                between two objects is then returned once, by its best pair; the other pairs return their next best.
+            twin_overlap (`float`, *optional*): IoU from which boxes of one label are one object that was found twice,
+                which has no relation to itself.
+
+        Returns:
+            For each image `scores` (n,), `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1` in pixels and `regions`
+            (n,), each object's place among the regions; `relations` (r, 3), subject and object as places among the
+            objects and predicate, and `relation_scores` (r,).
+
+        Raises:
+            ValueError: `target_sizes` isn't as long as the batch.
+        """
+        regions = outputs.regions
+        sizes = check_sizes(target_sizes, len(outputs.logits))
+        scores = object_scores(outputs.logits, outputs.region_labels, regions.mask)
+        related = outputs.pair_logits.float().sigmoid() * outputs.pair_mask  # (batch_size, num_pairs)
+        results = []
+        for row in range(len(scores)):
+            kept = (scores[row] > threshold) & regions.mask[row]
+            order = scores[row].sort(descending=True, stable=True).indices
+            order = order[kept[order]]  # regions of the objects, the most certain first
+            place = torch.full_like(outputs.region_labels[row], -1)
+            place[order] = torch.arange(len(order), device=order.device)
+
+            pairs = outputs.pairs[row]  # (num_pairs, 2)
+            exists = outputs.pair_mask[row] & (place[pairs] >= 0).all(dim=-1)
+            pairs = pairs[exists]
+            pair_scores = related[row, exists] * scores[row][pairs].prod(dim=-1)
+            shares = outputs.predicate_logits[row, exists].float().softmax(dim=-1)  # (num_pairs, num_predicates)
+            all_scores = pair_scores[:, None] * shares
+            boxes = regions.boxes[row].float()
+            if twin_overlap is not None:
+                twins = are_one_object(outputs.region_labels[row], boxes, twin_overlap)[pairs[:, 0], pairs[:, 1]]
+                all_scores = all_scores.masked_fill(twins[:, None], -torch.inf)
+            if repeat_overlap is not None:
+                same = same_objects(pairs, outputs.region_labels[row], boxes, repeat_overlap)
+                all_scores = without_repeats(all_scores, same, graph_constraint)
+            relation_scores, of_pair, predicates = best_relations(
+                all_scores, top_k, relation_threshold, graph_constraint
+            )
+            boxes = boxes[order]  # (num_objects, 4)
+            if sizes is not None:
+                height, width = sizes[row]
+                boxes = boxes * boxes.new_tensor([width, height, width, height])
+            results.append(
+                {
+                    "scores": scores[row, order],
+                    "labels": outputs.region_labels[row, order],
+                    "boxes": boxes,
+                    "regions": order,
+                    "relations": torch.cat([place[pairs[of_pair]], predicates[:, None]], dim=1),  # (num_relations, 3)
+                    "relation_scores": relation_scores,
+                }
+            )
+        return results
+
+
+__all__ = ["ButdPastedObject", "ButdPostProcessing", "pasted_objects"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and texts together: prompts for generation, and captions with labels for training."""
+"""Images and texts together: prompts for generation, and captions with labels for training."""
 
 import os
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ class ButdProcessorKwargs(ProcessingKwargs, total=False):
 
 @auto_docstring(
     custom_intro="""
-    One picture per text, each text the beginning of what is to be generated.
+    One image per text, each text the beginning of what is to be generated.
 
-    A single picture with several texts is repeated for each of them, and a single text for each of several pictures.
+    A single image with several texts is repeated for each of them, and a single text for each of several images.
     Texts are padded on the left, so that generation continues at the end of every one. Questions are texts too: a
     word that the tokenizer doesn't know becomes its unknown token, an empty one has no words but those that the
     tokenizer adds, and of one that is too long the model reads the beginning; `truncation=True` cuts it here.

@@ -23,7 +23,7 @@ class ButdFasterRcnnSelector(nn.Module):
     `config.variant` says whose numbers it gives. `"caffe"`, the original: regions are raw proposals, selected per
     class. `"detectron2"`, the ports: regions have regressed boxes, selected by their best class, and features of the
     raw proposals. What differs from the ports: images of a batch never see one another's padding, given boxes work,
-    and a picture of nothing has regions.
+    and an image of nothing has regions.
     """
 
     def __init__(self, config: ButdBottomUpConfig, channels: list[int]):
@@ -93,7 +93,7 @@ class ButdFasterRcnnSelector(nn.Module):
 
     def extent(self, height: int, width: int, scale: float) -> tuple[float, float, float, float]:
         """
-        Width and height, twice, of the image in pixels: what a box of the whole picture ends at.
+        Width and height, twice, of the image in pixels: what a box of the whole image ends at.
 
         The Caffe code scales boxes by exactly `scale`, although the image's sides are rounded.
         """

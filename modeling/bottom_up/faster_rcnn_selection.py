@@ -22,7 +22,7 @@ def select_by_class(
     boxes reach it: without them there is little to do.
 
     Args:
-        boxes (`torch.FloatTensor` of shape `(num_boxes, 4)`): In pixels of the original picture, last included.
+        boxes (`torch.FloatTensor` of shape `(num_boxes, 4)`): In pixels of the original image, last included.
         scores (`torch.FloatTensor` of shape `(num_boxes, num_labels)`): Without background.
 
     Returns:

@@ -58,12 +58,12 @@ class SceneGraphGenerationPipeline(ButdImagePipeline):
             threshold (`float`, *optional*): Only objects that score higher, 0.3 by default.
             relation_threshold (`float`, *optional*): Only relations that score higher, 0 by default.
             top_k (`int`, *optional*): At most this many relations, the best; 20 by default.
-            graph_constraint (`bool`, *optional*): Whether each pair has but its best predicate, as by default.
-            repeat_overlap (`float`, *optional*): IoU from which boxes of one label count as one object, whose relations
+            graph_constraint (`bool`, *optional*): Whether each pair has only its best predicate, as by default.
+            repeat_overlap (`float`, *optional*): IoU from which boxes of one label are one object, whose relations
                 are returned once; for each box by default.
             twin_overlap (`float`, *optional*): IoU from which boxes of one label have no relation between them.
             timeout (`float`, *optional*): Seconds to wait for a URL.
-            batch_size (`int`, *optional*): Pictures that go through the model together, 1 by default.
+            batch_size (`int`, *optional*): Images that go through the model together, 1 by default.
 
         Returns:
             For an image `{"objects": [{"label", "score", "box"}], "relations": [{"subject", "predicate", "object",
