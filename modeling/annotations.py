@@ -214,13 +214,3 @@ def decode_segmentation(segmentation: Any, height: int, width: int, name: str = 
         raise ValueError(
             f"{name}: cannot read the segmentation {segmentation!r:.120} ({error}), expected {SEGMENTATIONS}."
         ) from error
-
-
-__all__ = [
-    "build_labels",
-    "clipped_corners",
-    "decode_segmentation",
-    "labels_of_annotation",
-    "labels_of_annotations",
-    "unpadded_sizes",
-]

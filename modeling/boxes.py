@@ -70,6 +70,3 @@ def overlap_with(boxes: torch.Tensor, areas: torch.Tensor) -> torch.Tensor:
     shared = (high - low).clamp(min=0).prod(dim=-1)  # (num_boxes, num_areas)
     size = (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1)
     return shared / size[:, None].clamp(min=1e-9)
-
-
-__all__ = ["ABSENT_LOGIT", "centred", "clip_boxes", "noise_boxes", "overlap_with", "refine_boxes", "with_no_object"]

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """Configuration of Bottom-Up Top-Down attention models: what proposes regions, and what attends to them."""
 
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def _from_earlier_version(fields: dict[str, Any]) -> list[str]:
 
 
 @strict
-class ButdBottomUpConfig(PreTrainedConfig):
+class ButdBottomUpConfig(PreTrainedConfig):  # trf-ignore: TRF057
     r"""
     The bottom-up half: a timm backbone and the selector that turns its feature maps into ranked regions.
 
@@ -154,7 +154,7 @@ class ButdBottomUpConfig(PreTrainedConfig):
 
 
 @strict
-class ButdTopDownConfig(PreTrainedConfig):
+class ButdTopDownConfig(PreTrainedConfig):  # trf-ignore: TRF057
     r"""
     The top-down half: a decoder that attends to the regions, given what the task knows so far.
 
@@ -245,7 +245,7 @@ TASK_FIELDS = {
 
 
 @strict
-class ButdConfig(PreTrainedConfig):
+class ButdConfig(PreTrainedConfig):  # trf-ignore: TRF057
     r"""
     Configuration of every `Butd*` model.
 

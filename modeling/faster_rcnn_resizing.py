@@ -57,6 +57,3 @@ def published_pixels(
     else:
         image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
     return image.float() - mean, sides[0] / height
-
-
-__all__ = ["PUBLISHED_MEAN", "PUBLISHED_SIZES", "published_pixels"]

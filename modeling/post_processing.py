@@ -333,6 +333,3 @@ class ButdPostProcessing:
                 }
             )
         return results
-
-
-__all__ = ["ButdPastedObject", "ButdPostProcessing", "pasted_objects"]

@@ -78,6 +78,3 @@ def same_objects(pairs: torch.Tensor, labels: torch.Tensor, boxes: torch.Tensor,
     same = are_one_object(labels, boxes, overlap)  # (num_regions, num_regions)
     subjects, objects = pairs.unbind(dim=1)
     return same[subjects[:, None], subjects] & same[objects[:, None], objects]
-
-
-__all__ = ["are_one_object", "best_relations", "object_scores", "same_objects", "without_repeats"]

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """Images and texts together: prompts for generation, and captions with labels for training."""
 
 import os

@@ -91,6 +91,3 @@ def feature_maps(backbone: nn.Module, images: torch.Tensor, image_scale: torch.T
     if getattr(getattr(backbone, "_backbone", None), "output_fmt", Format.NCHW) == Format.NHWC:  # Swin and its kin
         maps = tuple(feature_map.permute(0, 3, 1, 2) for feature_map in maps)  # (batch_size, channels, height, width)
     return FeatureMaps(maps, tuple(images.shape[-2:]), image_scale, backbone)
-
-
-__all__ = ["FeatureMaps", "build_backbone", "feature_maps", "images_by_size"]

@@ -105,6 +105,3 @@ class ButdBottomUp(nn.Module):
         if maps[0].proposals is not None:
             output.proposals = concatenate_regions([one.proposals for one in maps], order)
         return output
-
-
-__all__ = ["SELECTORS", "ButdBottomUp", "ButdBottomUpOutput"]

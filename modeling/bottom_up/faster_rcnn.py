@@ -100,6 +100,3 @@ class ButdFasterRcnnSelector(nn.Module):
         if self.config.variant == "caffe":
             height, width = round(height / scale) * scale, round(width / scale) * scale
         return width, height, width, height
-
-
-__all__ = ["ButdFasterRcnnSelector"]

@@ -78,6 +78,3 @@ def clip_to_image(boxes: torch.Tensor, height: int, width: int, variant: str) ->
     last = 1 if variant == "caffe" else 0
     high = boxes.new_tensor([width - last, height - last]).repeat(2)
     return torch.minimum(boxes.clamp(min=0), high)
-
-
-__all__ = ["cell_anchors", "clip_to_image", "grid_anchors", "move_boxes"]

@@ -48,6 +48,3 @@ class ButdFasterRcnnHead(nn.Module):
         """Deltas `(num_regions, 4)` of each region's box, for the class of each in `labels` `(num_regions,)`."""
         deltas = self.deltas(features).unflatten(1, (-1, 4))  # (num_regions, num_region_labels, 4)
         return deltas[torch.arange(len(labels), device=labels.device), labels]
-
-
-__all__ = ["ButdFasterRcnnHead"]

@@ -88,6 +88,3 @@ class ButdFasterRcnnProposals(nn.Module):
 def inclusive(boxes: torch.Tensor) -> torch.Tensor:
     """Boxes whose last pixel is included, as boxes of the same area whose end isn't."""
     return boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-
-
-__all__ = ["ButdFasterRcnnProposals", "inclusive"]

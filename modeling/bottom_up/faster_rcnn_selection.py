@@ -2,7 +2,7 @@
 """Which proposals of the published bottom-up detector become regions, in both of its variants."""
 
 import torch
-from torchvision.ops import batched_nms, box_iou, nms
+from torchvision.ops import batched_nms, nms
 
 from ..configuration_butd import ButdBottomUpConfig
 from .faster_rcnn_proposals import inclusive
@@ -28,35 +28,15 @@ def select_by_class(
     Returns:
         Indices of the kept boxes, best first and equals in their order, and their best scores.
     """
-    boxes = inclusive(boxes)
-    rows, labels = (scores >= config.score_threshold).nonzero(as_tuple=True)
-    if rows.numel() < scores.numel():  # otherwise there is nothing to leave out
+    boxes, enough = inclusive(boxes), min(config.min_regions, len(boxes))
+    for least in (config.score_threshold, 0.0):
+        rows, labels = (scores >= least).nonzero(as_tuple=True)
         likely = scores[rows, labels]
         keep = batched_nms(boxes[rows], likely, labels, config.nms_threshold)
-        confidence = scores.new_full((len(boxes),), -1.0)
-        confidence = confidence.scatter_reduce(0, rows[keep], likely[keep], "amax")  # (num_boxes,)
-        if (confidence >= config.score_threshold).sum() >= min(config.min_regions, len(boxes)):
-            return _best(confidence, config)
-    return _best(unsuppressed_confidence(boxes, scores, config.nms_threshold), config)
-
-
-def unsuppressed_confidence(boxes: torch.Tensor, scores: torch.Tensor, nms_threshold: float) -> torch.Tensor:
-    """
-    Each box's best score `(num_boxes,)` that suppression within its class leaves, 0 if none; all classes at once.
-
-    Every class has the same boxes, so their overlaps are computed once, and each step settles the next best box of
-    every class.
-    """
-    overlaps = box_iou(boxes, boxes).double() > nms_threshold  # (num_boxes, num_boxes)
-    order = scores.argsort(dim=0, descending=True, stable=True)  # (num_boxes, num_labels)
-    left = torch.ones_like(scores.T, dtype=torch.bool)  # (num_labels, num_boxes)
-    confidence = scores.new_zeros(len(boxes))
-    for best in order:
-        is_left = left.gather(1, best[:, None])  # (num_labels, 1)
-        likely = scores.gather(0, best[None])[0] * is_left[:, 0]  # (num_labels,)
-        confidence = confidence.scatter_reduce(0, best, likely, "amax")
-        left &= ~(overlaps[best] & is_left)
-    return confidence
+        confidence = torch.zeros_like(scores[:, 0]).scatter_reduce(0, rows[keep], likely[keep], "amax")  # (num_boxes,)
+        if (confidence >= config.score_threshold).sum() >= enough:
+            break
+    return _best(confidence, config)
 
 
 def _best(confidence: torch.Tensor, config: ButdBottomUpConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,6 +69,3 @@ def select_by_best_class(
         keep = nms(boxes, scores, threshold)
     keep = keep[: config.num_regions]
     return keep, scores[keep]
-
-
-__all__ = ["select_by_best_class", "select_by_class", "unsuppressed_confidence"]

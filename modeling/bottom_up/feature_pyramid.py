@@ -187,16 +187,3 @@ class ButdFeaturePyramid(nn.Module):
         sizes = [list(feature_map.shape[-2:]) for feature_map in (*maps, maps[-1])]
         sizes = torch.tensor(sizes, device=maps[0].device)  # (num_levels + 1, 2)
         return ButdPyramid(maps=tuple(levels.values()), deepest=maps[-1], sizes=sizes.expand(maps[0].shape[0], -1, -1))
-
-
-__all__ = [
-    "ButdFeaturePyramid",
-    "ButdPyramid",
-    "group_norm",
-    "join_pyramids",
-    "pool_by_products",
-    "pool_deepest",
-    "pool_level",
-    "pool_pyramid",
-    "with_rows",
-]

@@ -18,6 +18,3 @@ class ButdGivenRegions(nn.Module):
 
     def forward(self, feature_maps: FeatureMaps, boxes: torch.Tensor | None = None) -> ButdRegions:
         raise ValueError(f"The selector 'given' selects nothing: give `region_features` of size {self.region_size}.")
-
-
-__all__ = ["ButdGivenRegions"]

@@ -39,6 +39,3 @@ class ButdGridSelector(nn.Module):
             saliency=saliency,
             mask=torch.ones_like(order, dtype=torch.bool),
         )
-
-
-__all__ = ["ButdGridSelector"]

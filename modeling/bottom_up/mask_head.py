@@ -59,6 +59,3 @@ class ButdMaskHead(nn.Module):
         hidden_states = self.second_norm(self.second_conv(self.act_fn(hidden_states)))
         hidden_states = self.act_fn(self.upsample(self.act_fn(hidden_states)))
         return self.out_conv(hidden_states)[:, 0].float()  # (num_boxes, mask_size, mask_size)
-
-
-__all__ = ["ButdMaskHead"]

@@ -77,6 +77,3 @@ class ButdProposalHead(nn.Module):
         reach = FIRST_REACH * exponents.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
         boxes = torch.cat([points - reach[..., :2], points + reach[..., 2:]], dim=-1) / size.repeat(2)
         return logits, boxes, (points / size).expand(batch_size, -1, -1)
-
-
-__all__ = ["ButdProposalHead", "ButdProposals"]

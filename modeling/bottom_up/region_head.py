@@ -100,6 +100,3 @@ class ButdRegionHead(nn.Module):
             masks = self.mask_logits(pyramid, regions.boxes, features).sigmoid()
             regions["masks"] = masks.unflatten(0, mask.shape)  # (batch_size, num_regions, m, m)
         return mask_regions(regions, mask)
-
-
-__all__ = ["ButdRegionHead"]

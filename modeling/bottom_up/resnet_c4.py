@@ -146,6 +146,3 @@ def folded_block(
         hidden_states, *second, padding=dilation, dilation=dilation, groups=block.conv2.groups
     ).relu()
     return (F.conv2d(hidden_states, *third) + residual).relu()
-
-
-__all__ = ["STRIDE", "ButdResnetC4", "fold_batch_norm"]

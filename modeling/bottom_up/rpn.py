@@ -56,6 +56,3 @@ class ButdRpnSelector(nn.Module):
         boxes = clip_boxes(proposals.boxes.gather(1, ranking[..., None].expand(-1, -1, 4)))
         indices, mask = select_regions(boxes, scores, self.config)
         return gather_regions(boxes, indices, mask), scores.gather(1, indices).masked_fill(~mask, 0.0), mask
-
-
-__all__ = ["ButdRpnSelector"]

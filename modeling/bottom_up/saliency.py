@@ -114,6 +114,3 @@ class ButdSaliencySelector(nn.Module):
         distance = distance / num_channels**0.5  # (batch_size, num_windows)
         share = centre_cells / (height * width)
         return distance * share**0.25 * (surround_cells > 0)
-
-
-__all__ = ["ButdSaliencySelector"]

@@ -165,6 +165,3 @@ class ButdHopAnswers(nn.Module):
             last_hidden_state=state,
             region_attentions=torch.stack(attentions, dim=1),  # (num_questions, num_hops, num_regions)
         )
-
-
-__all__ = ["ButdAnswers", "ButdHopAnswers", "visible_regions"]

@@ -74,6 +74,3 @@ class ButdObjectHead(nn.Module):
         probabilities = probabilities.index_add(2, labels[labels >= 0], shares[..., labels >= 0])
         saliency = regions.saliency.float().clamp(0.01, 0.99)  # boxes given by hand have 1
         return torch.logit(saliency)[..., None] + probabilities.clamp(min=1e-6).log()
-
-
-__all__ = ["ButdObjectHead"]

@@ -119,6 +119,3 @@ class ButdProductAnswers(nn.Module):
             pairs = [features[:, None].expand(shape), queries[:, :, None].expand(shape)]
             joint = self.joint_key(torch.cat(pairs, dim=-1))  # (num_images, questions_each, num_regions, hidden_size)
         return self.score_proj(self.attention_dropout(joint))[..., 0]
-
-
-__all__ = ["ButdProductAnswers"]

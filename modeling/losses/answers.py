@@ -58,6 +58,3 @@ def answer_loss(
         f"expected float scores {tuple(logits.shape)} for {SOFT!r} or integers {tuple(logits.shape[:1])} for "
         f"{SINGLE!r}."
     )
-
-
-__all__ = ["answer_loss", "class_loss"]

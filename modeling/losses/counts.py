@@ -22,6 +22,3 @@ def mean_count(count: torch.Tensor, least: float = 1.0) -> torch.Tensor:
         count = count.clone()
         torch.distributed.all_reduce(count)
     return count.clamp(min=least) / processes
-
-
-__all__ = ["mean_count"]

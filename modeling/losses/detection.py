@@ -115,6 +115,3 @@ def mask_losses(
 def weighted_sum(losses: dict[str, torch.Tensor]) -> torch.Tensor:
     """The loss: parts by the weight of the name that theirs begins with, e.g. `loss_ce_0` by that of `loss_ce`."""
     return sum(LOSS_WEIGHTS.get("_".join(name.split("_")[:2]), 1.0) * loss for name, loss in losses.items())
-
-
-__all__ = ["ButdSetLoss", "mask_losses", "weighted_sum"]

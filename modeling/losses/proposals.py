@@ -169,6 +169,3 @@ def bottom_up_losses(
         regions = join_regions(regions, image.noised)
     losses.update(region_losses(selector.region_head, image.pyramid, boxes, regions, targets))
     return losses
-
-
-__all__ = ["assign_cells", "bottom_up_losses", "match_boxes", "noised_regions", "proposal_losses", "region_losses"]

@@ -258,6 +258,3 @@ def scene_graph_losses(
     """All losses of object labels, unless these were given, and of relations, by name."""
     losses = {} if is_labelled else {"loss_object": object_loss(logits, matched.objects, mask, targets)}
     return {**losses, **relation_losses(pairs, matched.relations, mask.shape[1])}
-
-
-__all__ = ["ButdGraphTarget", "ButdMatchedGraph", "match_graph", "prepare_graph_targets", "scene_graph_losses"]

@@ -159,6 +159,3 @@ def noised_targets(targets: list[ButdTarget]) -> tuple[torch.Tensor, torch.Tenso
     counts = torch.tensor([len(boxes) for boxes in noised], device=rows[0].device)
     mask = torch.arange(most, device=rows[0].device)[None] < counts[:, None]  # (batch_size, most)
     return torch.stack(rows), mask
-
-
-__all__ = ["ButdTarget", "masks_within", "noised_targets", "prepare_targets"]

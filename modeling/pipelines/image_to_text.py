@@ -106,6 +106,3 @@ class ImageToTextPipeline(ButdImagePipeline):
 
     def postprocess(self, model_outputs: torch.Tensor) -> list[dict[str, str]]:
         return [{"generated_text": text} for text in self.texts(model_outputs)]
-
-
-__all__ = ["ImageToTextPipeline"]

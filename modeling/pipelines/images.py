@@ -102,6 +102,3 @@ class ButdImagePipeline(Pipeline):
         else:
             self.model.save_pretrained(save_directory, **kwargs)
             self.processor.save_pretrained(save_directory, **kwargs)
-
-
-__all__ = ["ButdImagePipeline"]

@@ -142,6 +142,3 @@ class SceneGraphGenerationPipeline(ButdImagePipeline):
             for (subject, target, predicate), score in zip(graph["relations"], graph["relation_scores"], strict=True)
         ]
         return {"objects": objects, "relations": relations}
-
-
-__all__ = ["SceneGraphGenerationPipeline"]

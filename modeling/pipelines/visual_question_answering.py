@@ -169,6 +169,3 @@ class VisualQuestionAnsweringPipeline(ButdImagePipeline):
 def named(item: Any, name: str) -> Any:
     """A question of several, with its number for messages."""
     return {**item, "name": name} if isinstance(item, dict) else item
-
-
-__all__ = ["VisualQuestionAnsweringPipeline"]

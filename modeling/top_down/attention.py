@@ -47,6 +47,3 @@ class ButdAdditiveAttention(nn.Module):
         weights = nn.functional.dropout(weights, p=self.attention_dropout, training=self.training)
         attended = torch.matmul(weights, values)  # (num_images, texts_each, value_size)
         return attended.flatten(0, 1), weights.flatten(0, 1)
-
-
-__all__ = ["ButdAdditiveAttention"]

@@ -215,6 +215,3 @@ class ButdDetectionDecoder(nn.Module):
             hidden_states=all_hidden_states if output_hidden_states else None,
             region_attentions=attention if output_attentions else None,
         )
-
-
-__all__ = ["ButdDetectionDecoder", "ButdDetectionDecoderOutput"]

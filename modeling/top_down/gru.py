@@ -51,6 +51,3 @@ class ButdGruDecoder(ButdRecurrentDecoder):
     """Up-Down with one GRU: it reads and attends to the regions, a single layer writes."""
 
     cell_class = ButdGruCell
-
-
-__all__ = ["ButdGruDecoder"]

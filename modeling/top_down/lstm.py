@@ -54,6 +54,3 @@ class ButdLstmDecoder(ButdRecurrentDecoder):
     """Up-Down: an attention LSTM that reads, an attention over the regions, and a language LSTM that writes."""
 
     cell_class = ButdLstmCell
-
-
-__all__ = ["ButdLstmDecoder"]

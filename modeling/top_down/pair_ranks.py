@@ -52,6 +52,3 @@ def distances(boxes: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, 
     edges = geometry[..., 11:13].clamp(min=0).norm(dim=-1)
     within = torch.maximum(geometry[..., 9], geometry[..., 10])
     return centres, edges + TIE_BREAK * centres, TIE_BREAK * centres - within
-
-
-__all__ = ["NUM_RANKS", "pair_ranks"]

@@ -152,6 +152,3 @@ class ButdPairScorer(nn.Module):
         kept = kept * pair_mask
         pairs = torch.stack([torch.div(kept, num_regions, rounding_mode="floor"), kept % num_regions], dim=-1)
         return pairs, pair_mask  # (batch_size, budget, 2), (batch_size, budget)
-
-
-__all__ = ["NUM_GEOMETRY", "ButdPairScorer", "gather_pairs", "pair_geometry", "union_boxes"]

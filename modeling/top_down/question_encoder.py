@@ -174,6 +174,3 @@ class ButdQuestionEncoder(nn.Module):
         return ButdQuestion(
             last_hidden_state=hidden_states, pooled=self.dropout(pooled), hidden_states=(words, hidden_states)
         )
-
-
-__all__ = ["ButdQuestion", "ButdQuestionEncoder"]

@@ -64,6 +64,3 @@ class ButdQuestionNgrams(nn.Module):
         ngrams = self.embed_buckets(buckets)  # (num_questions, length, LONGEST_NGRAM, hidden_size)
         bag = (ngrams * is_kept[..., None].to(ngrams.dtype)).sum(dim=(1, 2))
         return NGRAM_SCALE * bag / counts.to(ngrams.dtype).sqrt()
-
-
-__all__ = ["ButdQuestionNgrams"]

@@ -144,6 +144,3 @@ class ButdRecurrentDecoder(nn.Module):
             hidden_states=(inputs_embeds, hidden_states) if output_hidden_states else None,
             cross_attentions=(region_attentions,) if output_attentions else None,
         )
-
-
-__all__ = ["ButdRecurrentCell", "ButdRecurrentDecoder"]

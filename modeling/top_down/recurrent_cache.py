@@ -73,6 +73,3 @@ class ButdRecurrentCache(Cache):
 
     def __init__(self):
         super().__init__(layers=[ButdRecurrentCacheLayer()])
-
-
-__all__ = ["ButdRecurrentCache"]

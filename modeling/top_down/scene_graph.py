@@ -237,6 +237,3 @@ class ButdSceneGraphDecoder(nn.Module):
         if output_attentions:
             attention = torch.stack(attentions).mean(dim=(0, 2))  # (batch_size, num_pairs, num_regions)
         return self.norm(hidden_states), attention, all_states
-
-
-__all__ = ["CERTAIN_LOGIT", "ButdPairs", "ButdRegionContext", "ButdSceneGraphDecoder"]

@@ -276,6 +276,3 @@ class ButdTransformerDecoder(nn.Module):
             attentions=all_attentions if output_attentions else None,
             cross_attentions=all_cross_attentions if output_attentions else None,
         )
-
-
-__all__ = ["ButdTransformerDecoder"]
