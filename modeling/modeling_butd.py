@@ -20,8 +20,7 @@ from .losses.targets import ButdTarget
 from .outputs import ButdConditionalGenerationOutput, ButdEncoderOutput, ButdModelOutput
 from .regions import ready_regions
 from .remote_code import CarriesCode
-from .top_down.gru import ButdGruDecoder
-from .top_down.lstm import ButdLstmDecoder
+from .top_down.recurrent import ButdGruDecoder, ButdLstmDecoder
 from .top_down.transformer import ButdTransformerDecoder
 
 
@@ -39,12 +38,7 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
     _supports_sdpa = True
     _supports_flash_attn = True
     # trf-ignore: TRF022
-    _no_split_modules: ClassVar[list[str]] = [
-        "ButdDecoderLayer",
-        "ButdRegionLayer",
-        "ButdLstmCell",
-        "ButdGruCell",
-    ]
+    _no_split_modules: ClassVar = ["ButdDecoderLayer", "ButdRegionLayer", "ButdLstmCell", "ButdGruCell"]
     _skip_keys_device_placement: ClassVar[list[str]] = ["cache", "encoder_outputs"]
 
     def initialize_weights(self):
@@ -67,11 +61,11 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
                 bias.view(4, -1)[1] = module.forget_bias  # gates come as input, forget, cell, output
             init.copy_(module.bias_ih, bias)
 
-    def __init__(self, config: ButdConfig):  # trf-ignore: TRF013
-        super().__init__(config)
-        # the decoder reads the attention implementation from its own config: the model's, unless it was given one
-        top_down = config.top_down_config
-        top_down._attn_implementation = top_down._attn_implementation or config._attn_implementation
+    def post_init(self):
+        # layers read the attention implementation from their own config: the model's, unless it was given one
+        top_down = self.config.top_down_config
+        top_down._attn_implementation = top_down._attn_implementation or self.config._attn_implementation
+        super().post_init()
 
     def get_input_embeddings(self) -> nn.Module | None:
         """None for tasks without words; quantisation asks, to keep tied embeddings as they are."""

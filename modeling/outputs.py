@@ -17,8 +17,8 @@ class ButdMemory(ModelOutput):
 
     Args:
         hidden_states (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): Regions in context.
-        attention_mask (`torch.Tensor`, *optional*): Which regions exist, as the attention implementation wants it
-            told; None if all do.
+        attention_mask (`torch.Tensor`, *optional*): Which regions exist, in the form that the attention implementation
+            takes; None if all do.
         key_values (`tuple`): Keys and values of each layer, each of shape
             `(batch_size, num_heads, num_regions, head_dim)`; of recurrent decoders one pair, without heads.
         pooled (`torch.FloatTensor` of shape `(batch_size, value_size)`, *optional*): The mean of the regions, for
@@ -79,7 +79,7 @@ class ButdModelOutput(ModelOutput):
         decoder_attentions (`tuple`): Each layer's attention over the tokens, with `output_attentions`.
         cross_attentions (`tuple`): Each layer's attention over the regions, with `output_attentions`, of shape
             `(num_texts, num_heads, length, num_regions)`.
-        region_attentions (`torch.FloatTensor` of shape `(num_texts, length, num_regions)`): Where each token looked,
+        region_attentions (`torch.FloatTensor` of shape `(num_texts, length, num_regions)`): Attention of each token,
             with `output_attentions`: the mean over layers and heads, sums to one.
         encoder_last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): Regions in
             context.
@@ -134,8 +134,8 @@ class ButdObjectDetectionOutput(ModelOutput):
             `config.auxiliary_loss` is off.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): The queries.
         hidden_states (`tuple`): What the layers began with and each layer's output, with `output_hidden_states`.
-        region_attentions (`torch.FloatTensor` of shape `(batch_size, num_queries, 7, 7)`): Where within its box each
-            query looked in the last layer, with `output_attentions`; sums to one.
+        region_attentions (`torch.FloatTensor` of shape `(batch_size, num_queries, 7, 7)`): Attention of each query to
+            the cells of its box in the last layer, with `output_attentions`; sums to one.
         regions (`ButdRegions`): The selected regions that became queries.
     """
 
@@ -179,12 +179,12 @@ class ButdQuestionAnsweringOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor` of shape `()`): Of the labels, if given.
         logits (`torch.FloatTensor` of shape `(num_questions, num_labels)`): Score of each answer.
-        last_hidden_state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): The question in the light of
-            what was seen.
+        last_hidden_state (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): The state that the
+            answers are scored by.
         hidden_states (`tuple`): Embeddings of the words and each of the question encoder's outputs, with
             `output_hidden_states`, each of shape `(num_questions, length, size)`.
-        region_attentions (`torch.FloatTensor` of shape `(num_questions, num_glimpses, num_regions)`): Where each
-            glimpse looked, the mean over heads; sums to one, or is zero where the image has no regions.
+        region_attentions (`torch.FloatTensor` of shape `(num_questions, num_hops, num_regions)`): Attention
+            of each hop, the mean over heads; sums to one, or is zero where the image has no regions.
         regions (`ButdRegions`): The selected regions, of each image.
     """
 
@@ -212,13 +212,13 @@ class ButdSceneGraphGenerationOutput(ModelOutput):
         pair_mask (`torch.BoolTensor` of shape `(batch_size, num_pairs)`): True where there is a pair.
         pair_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs)`): Whether they are related at all, before
             the sigmoid; -30 where there is no pair.
-        predicate_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_predicates)`): How, given that
-            they are, before the softmax.
+        predicate_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_predicates)`): Of predicates, given that
+            they are related, before the softmax.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_pairs, hidden_size)`): The pairs.
         hidden_states (`tuple`): What the layers over pairs began with and each one's output, with
             `output_hidden_states`.
-        region_attentions (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_regions)`): Where each pair
-            looked, with `output_attentions`: the mean over layers and heads, sums to one.
+        region_attentions (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_regions)`): Attention of each
+            pair, with `output_attentions`: the mean over layers and heads, sums to one.
         regions (`ButdRegions`): The regions that are the nodes of the graph.
     """
 

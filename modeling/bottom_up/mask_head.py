@@ -12,20 +12,19 @@ class ButdMaskHead(nn.Module):
     """
     A soft mask per box, convolved from what is pooled there, as in Mask R-CNN (He et al. 2017).
 
-    What differs: one mask instead of one per class, and two convolutions instead of four; what the box's owner knows
-    of it scales and shifts the channels (Perez et al. 2018, "FiLM"), so that of two objects in one box the mask is of
-    the one that was meant.
+    What differs: one mask instead of one per class, two convolutions instead of four, and the state of the region or
+    query scales and shifts the channels (Perez et al. 2018, "FiLM"), which tells two objects in one box apart.
 
     Args:
         cell_size (`int`): Channels of the pyramid.
-        owner_size (`int`): Width of what the owner of a box knows of it.
+        state_size (`int`): Width of the state.
         mask_size (`int`): Side of the mask, even.
     """
 
-    def __init__(self, cell_size: int, owner_size: int, mask_size: int):
+    def __init__(self, cell_size: int, state_size: int, mask_size: int):
         super().__init__()
         self.mask_size = mask_size
-        self.modulation = nn.Linear(owner_size, 2 * cell_size)
+        self.modulation = nn.Linear(state_size, 2 * cell_size)
         self.first_conv = nn.Conv2d(cell_size, cell_size, kernel_size=3, padding=1, bias=False)
         self.first_norm = group_norm(cell_size)
         self.second_conv = nn.Conv2d(cell_size, cell_size, kernel_size=3, padding=1, bias=False)
@@ -40,11 +39,11 @@ class ButdMaskHead(nn.Module):
             init.kaiming_normal_(conv.weight, nonlinearity="relu")
         init.kaiming_normal_(self.upsample.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, pyramid: ButdPyramid, boxes: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
+    def forward(self, pyramid: ButdPyramid, boxes: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """
         Args:
             boxes (`torch.FloatTensor`): As for `pool_pyramid`; they get no gradient.
-            owners (`torch.FloatTensor` of shape `(total number of boxes, owner_size)`): What is known of each box.
+            states (`torch.FloatTensor` of shape `(total number of boxes, state_size)`): Of the regions or queries.
 
         Returns:
             Logits of shape `(total number of boxes, mask_size, mask_size)`.
@@ -54,7 +53,7 @@ class ButdMaskHead(nn.Module):
             # processes that train together must all give every weight a gradient, be it none
             nothing = 0 * sum(parameter.sum() for parameter in self.parameters())
             return cells.new_zeros((0, self.mask_size, self.mask_size)) + nothing
-        scale, shift = self.modulation(owners)[..., None, None].chunk(2, dim=1)  # (num_boxes, cell_size, 1, 1)
+        scale, shift = self.modulation(states)[..., None, None].chunk(2, dim=1)  # (num_boxes, cell_size, 1, 1)
         hidden_states = self.first_norm(self.first_conv(cells)) * (1 + scale) + shift
         hidden_states = self.second_norm(self.second_conv(self.act_fn(hidden_states)))
         hidden_states = self.act_fn(self.upsample(self.act_fn(hidden_states)))

@@ -133,8 +133,8 @@ def match_objects(
         if labelled or same:
             matched[row, places] = torch.arange(number, device=mask.device)
         elif number > 0:
-            overlap, owner = box_iou(found, target.boxes).nan_to_num().max(dim=1)
-            matched[row, places] = torch.where(overlap >= POSITIVE_OVERLAP, owner, -1)
+            overlap, index = box_iou(found, target.boxes).nan_to_num().max(dim=1)
+            matched[row, places] = torch.where(overlap >= POSITIVE_OVERLAP, index, -1)
     return matched
 
 

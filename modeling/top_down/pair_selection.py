@@ -7,12 +7,10 @@ from torch import nn
 from ..configuration_butd import ButdTopDownConfig
 
 
-CHUNK_PAIRS = 4096  # scored at a time per image: memory of the search, whatever the number of regions
 NUM_GEOMETRY = 14  # features of a pair of boxes
 PAIR_RANK = 64  # products of subject and object that make a pair's score
 GEOMETRY_SIZE = 16  # hidden units of what geometry adds to it
 FINENESS = 1024  # steps between scores that differ by 1; those closer than one are equal
-REQUIRED_SCORE = 1e6  # of pairs that have to be kept: above all others
 
 
 def pair_geometry(subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
@@ -72,8 +70,6 @@ class ButdPairScorer(nn.Module):
     """
     How likely two regions are related at all, cheap enough for every pair: a bilinear form of low rank, and the
     geometry (the relation proposal network of Yang et al. 2018, "Graph R-CNN", which has no geometry).
-
-    Scores of all pairs never exist at once: rows of subjects are scored in turn and only the best so far are kept.
     """
 
     def __init__(self, config: ButdTopDownConfig):
@@ -120,35 +116,19 @@ class ButdPairScorer(nn.Module):
             with the lower object, and a mask `(batch_size, num_pairs)`, True where there is a pair. `num_pairs` is the
             budget, or the number of ordered pairs of regions where that is less, but at least one.
         """
-        batch_size, num_regions = mask.shape
+        num_regions = mask.shape[1]
         budget = max(min(budget, num_regions * (num_regions - 1)), 1)  # at least one, masked: no empty shapes
-        best = boxes.new_zeros((batch_size, 0), dtype=torch.float32)
-        kept = torch.zeros((batch_size, 0), dtype=torch.long, device=mask.device)
-        subjects = self.subject_proj(hidden_states)  # (batch_size, num_regions, rank)
         objects = self.object_proj(hidden_states).transpose(1, 2)  # (batch_size, rank, num_regions)
-        places = torch.arange(num_regions, device=mask.device)
-        step = max(1, CHUNK_PAIRS // num_regions)
-        for start in range(0, num_regions, step):
-            chunk = slice(start, min(start + step, num_regions))
-            scores = torch.matmul(subjects[:, chunk], objects).float() * PAIR_RANK**-0.5
-            scores = scores + self.geometry_scores(boxes[:, chunk, None], boxes[:, None])
-            # equals stay equal: how a sum is rounded depends on its place in the chunk
-            scores = (scores.nan_to_num() * FINENESS).round().clamp(-REQUIRED_SCORE / 2, REQUIRED_SCORE / 2)
-            ids = places[chunk, None] * num_regions + places  # (num_subjects, num_regions)
-            if required is not None:
-                rows, pairs = required
-                here = (pairs >= ids[0, 0]) & (pairs <= ids[-1, -1])
-                flat = scores.flatten(1)  # (batch_size, num_subjects * num_regions)
-                flat[rows[here], pairs[here] - ids[0, 0]] = REQUIRED_SCORE
-                scores = flat.view_as(scores)
-            exists = mask[:, chunk, None] & mask[:, None] & (places[chunk, None] != places)
-            scores = scores.masked_fill(~exists, -torch.inf).flatten(1)
-            # those kept before come first and have lower numbers: a stable sort leaves equals in their order
-            best = torch.cat([best, scores], dim=1)
-            kept = torch.cat([kept, ids.flatten().expand(batch_size, -1)], dim=1)
-            best, order = best.sort(dim=1, descending=True, stable=True)
-            best, kept = best[:, :budget], kept.gather(1, order[:, :budget])
-        pair_mask = best > -torch.inf
-        kept = kept * pair_mask
-        pairs = torch.stack([torch.div(kept, num_regions, rounding_mode="floor"), kept % num_regions], dim=-1)
+        scores = torch.matmul(self.subject_proj(hidden_states), objects).float() * PAIR_RANK**-0.5
+        scores = scores + self.geometry_scores(boxes[:, :, None], boxes[:, None])  # (batch_size, subjects, objects)
+        # whole steps: equal pairs stay equal whatever the rounding of sums
+        scores = (scores.nan_to_num() * FINENESS).round().flatten(1)  # (batch_size, num_regions * num_regions)
+        if required is not None:
+            scores[required] = torch.finfo(scores.dtype).max
+        is_other = ~torch.eye(num_regions, dtype=torch.bool, device=mask.device)
+        exists = (mask[:, :, None] & mask[:, None] & is_other).flatten(1)
+        scores, ids = scores.masked_fill(~exists, -torch.inf).sort(dim=1, descending=True, stable=True)
+        pair_mask = scores[:, :budget] > -torch.inf
+        ids = ids[:, :budget] * pair_mask
+        pairs = torch.stack([torch.div(ids, num_regions, rounding_mode="floor"), ids % num_regions], dim=-1)
         return pairs, pair_mask  # (batch_size, budget, 2), (batch_size, budget)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the recurrent decoders have in common: their memory of the regions, and the way from word to word."""
+"""The recurrent decoders: Up-Down (Anderson et al. 2018) with two LSTMs, and the same with one GRU."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -13,6 +13,48 @@ from ..configuration_butd import ButdTopDownConfig
 from ..outputs import ButdMemory, ButdTopDownOutput
 from ..regions import ButdRegions
 from .recurrent_cache import ButdRecurrentCache
+
+
+class ButdAdditiveAttention(nn.Module):
+    """
+    Soft attention by a network of one hidden layer (Anderson et al. 2018, equations 3 to 5; Bahdanau et al. 2015).
+
+    The published port takes the softmax over all regions, sets those that don't exist to zero and divides by the sum.
+    Here they are out of the softmax from the start, which gives the same weights and can't divide zero by zero.
+    """
+
+    def __init__(self, config: ButdTopDownConfig):
+        super().__init__()
+        has_bias = config.recurrent_variant == "port"
+        self.attention_dropout = config.attention_dropout
+        self.query_proj = nn.Linear(config.hidden_size, config.attention_size, bias=has_bias)
+        self.score_proj = nn.Linear(config.attention_size, 1, bias=has_bias)
+
+    def forward(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            query (`torch.FloatTensor` of shape `(num_texts, hidden_size)`): What each text is looking for; as many
+                texts for each image, those of one image next to one another.
+            keys (`torch.FloatTensor` of shape `(num_images, num_regions, attention_size)`): Projected regions.
+            values (`torch.FloatTensor` of shape `(num_images, num_regions, value_size)`): What is there to see.
+            mask (`torch.BoolTensor` of shape `(num_images, num_regions)`): True where a region exists, somewhere in
+                every image.
+
+        Returns:
+            What was seen, `(num_texts, value_size)`, and where, `(num_texts, num_regions)`.
+        """
+        num_images, _, attention_size = keys.shape
+        # the texts of an image share its keys and values: no copies
+        queries = self.query_proj(query).view(num_images, -1, 1, attention_size)  # (num_images, texts_each, 1, ...)
+        hidden_states = torch.tanh(keys[:, None] + queries)  # (num_images, texts_each, num_regions, ...)
+        scores = self.score_proj(hidden_states)[..., 0]  # (num_images, texts_each, num_regions)
+        scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
+        weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+        weights = nn.functional.dropout(weights, p=self.attention_dropout, training=self.training)
+        attended = torch.matmul(weights, values)  # (num_images, texts_each, value_size)
+        return attended.flatten(0, 1), weights.flatten(0, 1)
 
 
 class ButdRecurrentCell(GradientCheckpointingLayer, ABC):
@@ -44,6 +86,81 @@ class ButdRecurrentCell(GradientCheckpointingLayer, ABC):
         Returns:
             The attention `(num_texts, num_regions)`, and the new states.
         """
+
+
+class ButdLstmCell(ButdRecurrentCell):
+    """
+    Attention LSTM and language LSTM (Anderson et al. 2018, section 3.2).
+
+    The inputs of both are concatenated as in the variant's code, so that its weights fit as they are: the port puts
+    them in the opposite order of the paper.
+    """
+
+    num_states: ClassVar[int] = 4  # hidden and cell state of the attention LSTM, cell and hidden of the language LSTM
+
+    def __init__(self, config: ButdTopDownConfig, value_size: int):
+        super().__init__()
+        hidden_size = config.hidden_size
+        self.order = -1 if config.recurrent_variant == "port" else 1
+        embedding_size = config.embedding_size or hidden_size
+        self.attention_lstm = nn.LSTMCell(embedding_size + value_size + hidden_size, hidden_size)
+        self.attention = ButdAdditiveAttention(config)
+        self.language_lstm = nn.LSTMCell(hidden_size + value_size, hidden_size)
+        for lstm in (self.attention_lstm, self.language_lstm):  # read where weights are initialised
+            lstm.forget_bias = 1.0 if config.recurrent_variant == "paper" else 0.0
+
+    def forward(
+        self,
+        word: torch.Tensor,
+        pooled: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor,
+        *states: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        attention_state, attention_cell, language_cell, language_state = states
+        inputs = torch.cat([word, pooled, language_state][:: self.order], dim=1)  # (num_texts, sum of their sizes)
+        attention_state, attention_cell = self.attention_lstm(inputs, (attention_state, attention_cell))
+        attended, weights = self.attention(attention_state, keys, values, mask)
+        inputs = torch.cat([attention_state, attended][:: self.order], dim=1)  # (num_texts, sum of their sizes)
+        language_state, language_cell = self.language_lstm(inputs, (language_state, language_cell))
+        return weights, attention_state, attention_cell, language_cell, language_state
+
+
+class ButdGruCell(ButdRecurrentCell):
+    """
+    A GRU in the place of the attention LSTM, and in the place of the language LSTM one layer without a memory.
+
+    That layer joins the state with what it saw (Luong et al. 2015, equation 5), and its output is fed back, as the
+    language LSTM's is (their section 3.3).
+    """
+
+    num_states: ClassVar[int] = 2  # the GRU's, and the output
+
+    def __init__(self, config: ButdTopDownConfig, value_size: int):
+        super().__init__()
+        hidden_size = config.hidden_size
+        self.order = -1 if config.recurrent_variant == "port" else 1
+        embedding_size = config.embedding_size or hidden_size
+        self.attention_gru = nn.GRUCell(embedding_size + value_size + hidden_size, hidden_size)
+        self.attention = ButdAdditiveAttention(config)
+        self.language_proj = nn.Linear(hidden_size + value_size, hidden_size)
+
+    def forward(
+        self,
+        word: torch.Tensor,
+        pooled: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor,
+        *states: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        attention_state, output = states
+        inputs = torch.cat([word, pooled, output][:: self.order], dim=1)  # (num_texts, sum of their sizes)
+        attention_state = self.attention_gru(inputs, attention_state)
+        attended, weights = self.attention(attention_state, keys, values, mask)
+        inputs = torch.cat([attention_state, attended][:: self.order], dim=1)  # (num_texts, sum of their sizes)
+        return weights, attention_state, torch.tanh(self.language_proj(inputs))
 
 
 class ButdRecurrentDecoder(nn.Module):
@@ -144,3 +261,15 @@ class ButdRecurrentDecoder(nn.Module):
             hidden_states=(inputs_embeds, hidden_states) if output_hidden_states else None,
             cross_attentions=(region_attentions,) if output_attentions else None,
         )
+
+
+class ButdLstmDecoder(ButdRecurrentDecoder):
+    """Up-Down: an attention LSTM that reads, an attention over the regions, and a language LSTM that writes."""
+
+    cell_class = ButdLstmCell
+
+
+class ButdGruDecoder(ButdRecurrentDecoder):
+    """Up-Down with one GRU: it reads and attends to the regions, a single layer writes."""
+
+    cell_class = ButdGruCell
