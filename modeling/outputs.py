@@ -30,6 +30,15 @@ class ButdMemory(ModelOutput):
     key_values: tuple[tuple[torch.FloatTensor, torch.FloatTensor], ...] | None = None
     pooled: torch.FloatTensor | None = None
 
+    def texts_each(self, num_texts: int) -> int:
+        """How many texts there are about each image. Raises `ValueError` if not as many about each."""
+        num_images = self.hidden_states.shape[0]
+        if num_texts % num_images:
+            raise ValueError(
+                f"`input_ids` has {num_texts} rows, expected a multiple of the {num_images} images they are about."
+            )
+        return num_texts // num_images
+
 
 @dataclass
 class ButdTopDownOutput(ModelOutput):
@@ -212,8 +221,8 @@ class ButdSceneGraphGenerationOutput(ModelOutput):
         pair_mask (`torch.BoolTensor` of shape `(batch_size, num_pairs)`): True where there is a pair.
         pair_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs)`): Whether they are related at all, before
             the sigmoid; -30 where there is no pair.
-        predicate_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_predicates)`): Of predicates, given that
-            they are related, before the softmax.
+        predicate_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_predicates)`): Predicates of related
+            pairs, before the softmax.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_pairs, hidden_size)`): The pairs.
         hidden_states (`tuple`): What the layers over pairs began with and each one's output, with
             `output_hidden_states`.

@@ -223,18 +223,14 @@ class ButdRecurrentDecoder(nn.Module):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (num_texts, length, embedding_size)
         num_texts, length, _ = inputs_embeds.shape
-        num_images = memory.hidden_states.shape[0]
-        if num_texts % num_images:
-            raise ValueError(
-                f"`input_ids` has {num_texts} rows, expected a multiple of the {num_images} images they are about."
-            )
+        texts_each = memory.texts_each(num_texts)
         if cache is not None and not isinstance(cache, ButdRecurrentCache):
             raise ValueError(f"`cache` is a {type(cache).__name__}, expected the ButdRecurrentCache of a step before.")
         if use_cache and cache is None:
             cache = ButdRecurrentCache()
 
         words = self.dropout(torch.relu(inputs_embeds)) if self.is_port else inputs_embeds
-        pooled = memory.pooled.repeat_interleave(num_texts // num_images, dim=0)  # (num_texts, value_size)
+        pooled = memory.pooled.repeat_interleave(texts_each, dim=0)  # (num_texts, value_size)
         ((keys, values),) = memory.key_values
         if cache is not None and cache.layers[0].states is not None:
             states = cache.layers[0].states.unbind(dim=1)  # num_states of (num_texts, hidden_size)

@@ -227,12 +227,8 @@ class ButdTransformerDecoder(nn.Module):
     ) -> ButdTopDownOutput:
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (num_texts, length, hidden_size)
-        num_texts, length, _ = inputs_embeds.shape
-        num_images = memory.hidden_states.shape[0]
-        if num_texts % num_images:
-            raise ValueError(
-                f"`input_ids` has {num_texts} rows, expected a multiple of the {num_images} images they are about."
-            )
+        length = inputs_embeds.shape[1]
+        memory.texts_each(inputs_embeds.shape[0])
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         # the regions' keys and values are in the memory, so only the text's half of the cache is used
