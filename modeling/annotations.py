@@ -54,36 +54,6 @@ def build_labels(
     return {**labels, **others}
 
 
-def labels_of_annotations(
-    annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    sizes: Sequence[tuple[int, int]],
-    processed_sizes: Sequence[tuple[int, int]],
-    *,
-    return_segmentation_masks: bool = False,
-) -> list[dict[str, torch.Tensor]]:
-    """
-    Labels of a batch of images; see `labels_of_annotation`.
-
-    Raises:
-        ValueError: There is not one annotation for each image, or one of them cannot be read.
-    """
-    annotations = [annotations] if isinstance(annotations, Mapping) else annotations
-    if len(annotations) != len(sizes):
-        raise ValueError(f"annotations: got {len(annotations)} for {len(sizes)} images, expected one for each.")
-    return [
-        labels_of_annotation(
-            annotation,
-            tuple(size),
-            processed_size,
-            return_segmentation_masks=return_segmentation_masks,
-            name=f"annotations[{index}]",
-        )
-        for index, (annotation, size, processed_size) in enumerate(
-            zip(annotations, sizes, processed_sizes, strict=True)
-        )
-    ]
-
-
 def labels_of_annotation(
     target: Mapping[str, Any],
     size: tuple[int, int],

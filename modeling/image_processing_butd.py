@@ -2,6 +2,7 @@
 """Images in, pixel values out: the one place that touches files, colour modes, orientation and bit depth."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers.image_utils import ChannelDimension, ImageInput, PILImageResam
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, auto_docstring
 
-from .annotations import labels_of_annotations, unpadded_sizes
+from .annotations import labels_of_annotation, unpadded_sizes
 from .faster_rcnn_resizing import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
 from .images import (
     KINDS,
@@ -264,12 +265,20 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         features = self._preprocess(images, **kwargs)
         if annotations is None:
             return features
-        features["labels"] = labels_of_annotations(
-            annotations,
-            [image.shape[-2:] for image in images],
-            unpadded_sizes(features),
-            return_segmentation_masks=return_segmentation_masks,
-        )
+        annotations = [annotations] if isinstance(annotations, Mapping) else annotations
+        if len(annotations) != len(images):
+            raise ValueError(f"annotations: got {len(annotations)} for {len(images)} images, expected one for each.")
+        sizes = unpadded_sizes(features)
+        features["labels"] = [
+            labels_of_annotation(
+                annotation,
+                tuple(images[index].shape[-2:]),
+                sizes[index],
+                return_segmentation_masks=return_segmentation_masks,
+                name=f"annotations[{index}]",
+            )
+            for index, annotation in enumerate(annotations)
+        ]
         return features
 
     def _preprocess(

@@ -221,8 +221,8 @@ class ButdSceneGraphGenerationOutput(ModelOutput):
         pair_mask (`torch.BoolTensor` of shape `(batch_size, num_pairs)`): True where there is a pair.
         pair_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs)`): Whether they are related at all, before
             the sigmoid; -30 where there is no pair.
-        predicate_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_predicates)`): Predicates of related
-            pairs, before the softmax.
+        predicate_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs, num_predicates)`): Before the
+            softmax.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_pairs, hidden_size)`): The pairs.
         hidden_states (`tuple`): What the layers over pairs began with and each one's output, with
             `output_hidden_states`.

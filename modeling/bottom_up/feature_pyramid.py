@@ -83,73 +83,16 @@ def pool_pyramid(pyramid: ButdPyramid, boxes: torch.Tensor, side: int) -> torch.
         `torch.FloatTensor` of shape `(batch_size * num_boxes, fpn_size, side, side)`.
     """
     boxes = boxes.detach().float()
-    learns = torch.is_grad_enabled() and any(feature_map.requires_grad for feature_map in pyramid.maps)
-    if boxes.dim() == 3 and learns and boxes.device.type == "cpu":
-        return pool_by_products(pyramid, boxes, side)
     if boxes.dim() == 3:
         boxes = with_rows(boxes)  # (batch_size * num_boxes, 5)
-    level_of_box = suitable_level(pyramid, pyramid.sizes[boxes[:, 0].long(), 0], boxes[:, 1:])
+    finest = pyramid.sizes[boxes[:, 0].long(), 0].flip(-1)  # (num_boxes, 2): columns and rows
+    area = ((boxes[:, 3:] - boxes[:, 1:3]) * finest).prod(dim=-1).nan_to_num(0.0)  # a NaN is for the loss to show
+    level_of_box = (area.clamp(min=1e-6).sqrt() / CELLS_PER_SIDE).log2().floor().clamp(0, len(pyramid.maps) - 1)
     pooled = pyramid.maps[0].new_zeros((boxes.shape[0], pyramid.maps[0].shape[1], side, side))
     for level, feature_map in enumerate(pyramid.maps):
         (rows,) = torch.where(level_of_box == level)
         pooled = pooled.index_copy(0, rows, pool_level(feature_map, pyramid.sizes[:, level], boxes[rows], side))
     return pooled
-
-
-def suitable_level(pyramid: ButdPyramid, finest: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """The level to pool boxes `(..., 4)` from; `finest` has rows and columns of the finest map, `(..., 2)`."""
-    area = ((boxes[..., 2:] - boxes[..., :2]) * finest.flip(-1)).prod(dim=-1)
-    area = area.nan_to_num(0.0)  # a box that is no number has a level, too: the loss tells of it, not a shape
-    return (area.clamp(min=1e-6).sqrt() / CELLS_PER_SIDE).log2().floor().clamp(0, len(pyramid.maps) - 1)
-
-
-def pool_by_products(pyramid: ButdPyramid, boxes: torch.Tensor, side: int) -> torch.Tensor:
-    """
-    `pool_pyramid` as two matrix products per level, one down the rows and one along the columns.
-
-    Sampling is separable. On CPUs products have fast gradients, whereas that of torchvision's kernel uses one thread
-    and takes most of a training step.
-    """
-    level_of_box = suitable_level(pyramid, pyramid.sizes[:, None, 0], boxes)  # (batch_size, num_boxes)
-    pooled, places = [], []
-    for level, feature_map in enumerate(pyramid.maps):
-        _, num_channels, height, width = feature_map.shape
-        rows, columns = pyramid.sizes[:, level].float().unbind(dim=-1)  # (batch_size,)
-        down = sampling_weights(boxes[..., 1], boxes[..., 3], rows, height, side).to(feature_map.dtype)
-        across = sampling_weights(boxes[..., 0], boxes[..., 2], columns, width, side).to(feature_map.dtype)
-        cells_of_image = feature_map.permute(0, 2, 3, 1).flatten(2).unbind()  # each (height, width * fpn_size)
-        for image, cells in enumerate(cells_of_image):  # one by one, what lies between the products stays in cache
-            (here,) = torch.where(level_of_box[image] == level)
-            strips = down[image, here].flatten(0, 1) @ cells  # (num_here * side, width * fpn_size)
-            strips = strips.view(len(here), side, width, num_channels)
-            pooled.append(across[image, here][:, None] @ strips)  # (num_here, side, side, fpn_size)
-            places.append(image * boxes.shape[1] + here)
-    pooled = torch.cat(pooled).index_select(0, torch.cat(places).argsort())
-    return pooled.permute(0, 3, 1, 2)  # (batch_size * num_boxes, fpn_size, side, side)
-
-
-def sampling_weights(
-    low: torch.Tensor, high: torch.Tensor, size: torch.Tensor, length: int, side: int
-) -> torch.Tensor:
-    """
-    How much each of `length` cells counts in each of `side` bins between two edges: two samples per bin, linear
-    between the centres of cells, as RoIAlign takes them.
-
-    Args:
-        low (`torch.FloatTensor` of shape `(batch_size, num_boxes)`): Edge in [0, 1].
-        high (`torch.FloatTensor` of shape `(batch_size, num_boxes)`): The opposite edge.
-        size (`torch.FloatTensor` of shape `(batch_size,)`): Cells that belong to each image.
-
-    Returns:
-        `torch.FloatTensor` of shape `(batch_size, num_boxes, side, length)`.
-    """
-    steps = (torch.arange(2 * side, device=low.device) + 0.5) / (2 * side)
-    size = size[:, None, None]
-    low, high = low[..., None].nan_to_num(0.0, 0.0, 0.0), high[..., None].nan_to_num(0.0, 0.0, 0.0)
-    places = ((low + (high - low) * steps) * size - 0.5).clamp(min=0.0)  # (batch_size, num_boxes, 2 * side)
-    places = torch.minimum(places, size - 1)
-    weights = (1 - (places[..., None] - torch.arange(length, device=low.device)).abs()).relu()
-    return weights.unflatten(2, (side, 2)).mean(dim=3)  # (batch_size, num_boxes, side, length)
 
 
 def with_rows(boxes: torch.Tensor) -> torch.Tensor:
