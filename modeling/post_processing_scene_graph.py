@@ -36,15 +36,12 @@ def best_relations(
     )
 
 
-def without_repeats(scores: torch.Tensor, same: torch.Tensor, graph_constraint: bool) -> torch.Tensor:
-    """
-    Scores of the relations of one image, minus infinity where a relation repeats a better one.
-
-    Args:
-        scores (`torch.FloatTensor` of shape `(num_pairs, num_predicates)`): Of all relations.
-        same (`torch.BoolTensor` of shape `(num_pairs, num_pairs)`): Which pairs have the same two objects.
-        graph_constraint (`bool`): Whether only the best predicate of each pair counts.
-    """
+def without_repeats(
+    scores: torch.Tensor,  # (num_pairs, num_predicates): of all relations
+    same: torch.Tensor,  # (num_pairs, num_pairs): which pairs have the same two objects
+    graph_constraint: bool,  # whether only the best predicate of each pair counts
+) -> torch.Tensor:
+    """Scores of the relations of one image, minus infinity where a relation repeats a better one."""
     places = torch.arange(len(scores), device=scores.device)
     same = same & (places[:, None] != places)
     has_equals = same.any(dim=1, keepdim=True)

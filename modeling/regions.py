@@ -136,16 +136,14 @@ def ready_regions(
 
 
 def select_regions(
-    boxes: torch.Tensor, scores: torch.Tensor, config: ButdBottomUpConfig
+    boxes: torch.Tensor,  # (batch_size, num_boxes, 4): `x0, y0, x1, y1`
+    scores: torch.Tensor,  # (batch_size, num_boxes): higher is better. Ties keep their order
+    config: ButdBottomUpConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Ranks boxes and keeps the best: NMS above an IoU of `config.nms_threshold`, then those that score at least
     `config.score_threshold`, at most `config.num_regions`. Where fewer than `config.min_regions` are left, the best of
     the others fill up: an image without anything in it still has regions.
-
-    Args:
-        boxes (`torch.FloatTensor` of shape `(batch_size, num_boxes, 4)`): `x0, y0, x1, y1`.
-        scores (`torch.FloatTensor` of shape `(batch_size, num_boxes)`): Higher is better. Ties keep their order.
 
     Returns:
         Indices of shape `(batch_size, min(num_regions, num_boxes))`, best first, and a mask of the same shape that is

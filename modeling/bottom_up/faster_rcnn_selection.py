@@ -12,7 +12,9 @@ NMS_STEP = 0.1  # by which the detectron2 ports raise the threshold until enough
 
 
 def select_by_class(
-    boxes: torch.Tensor, scores: torch.Tensor, config: ButdBottomUpConfig
+    boxes: torch.Tensor,  # (num_boxes, 4): in pixels of the original image, last included
+    scores: torch.Tensor,  # (num_boxes, num_labels): without background
+    config: ButdBottomUpConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The selection of Anderson et al. (2018): suppression within each class, then each box's best score that is left.
@@ -20,10 +22,6 @@ def select_by_class(
     Boxes that reach `score_threshold` are kept, but at least the best `min_regions` and at most the best
     `num_regions`. A score is suppressed only by higher ones, so scores below the threshold matter only if too few
     boxes reach it: without them there is little to do.
-
-    Args:
-        boxes (`torch.FloatTensor` of shape `(num_boxes, 4)`): In pixels of the original image, last included.
-        scores (`torch.FloatTensor` of shape `(num_boxes, num_labels)`): Without background.
 
     Returns:
         Indices of the kept boxes, best first and equals in their order, and their best scores.
@@ -47,17 +45,15 @@ def _best(confidence: torch.Tensor, config: ButdBottomUpConfig) -> tuple[torch.T
 
 
 def select_by_best_class(
-    boxes: torch.Tensor, scores: torch.Tensor, config: ButdBottomUpConfig
+    boxes: torch.Tensor,  # (num_boxes, 4): regressed for the best class of each
+    scores: torch.Tensor,  # (num_boxes,): of that class
+    config: ButdBottomUpConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The selection of the detectron2 ports: one suppression for all, by each box's best class.
 
     Where fewer than `min_regions` are left, the threshold is raised by 0.1 and again; the ports give up at 0.9, or at
     once. Scores have no threshold there, though the ports' settings name one.
-
-    Args:
-        boxes (`torch.FloatTensor` of shape `(num_boxes, 4)`): Regressed for the best class of each.
-        scores (`torch.FloatTensor` of shape `(num_boxes,)`): Of that class.
 
     Returns:
         Indices of the kept boxes, best first, and their scores.

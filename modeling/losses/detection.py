@@ -94,16 +94,12 @@ def ignored_queries(boxes: torch.Tensor, targets: list[ButdTarget], matches: Mat
 
 
 def mask_losses(
-    logits: torch.Tensor, boxes: torch.Tensor, objects: torch.Tensor, targets: list[ButdTarget]
+    logits: torch.Tensor,  # (num_masks, m, m): image after image
+    boxes: torch.Tensor,  # (num_masks, 5): row of the image, then the mask's `x0, y0, x1, y1`
+    objects: torch.Tensor,  # (num_masks,): whose masks they are
+    targets: list[ButdTarget],
 ) -> dict[str, torch.Tensor]:
-    """
-    `loss_mask` (cross-entropy per cell) and `loss_dice` of masks within boxes.
-
-    Args:
-        logits (`torch.FloatTensor` of shape `(num_masks, m, m)`): Image after image.
-        boxes (`torch.FloatTensor` of shape `(num_masks, 5)`): Row of the image, then the mask's `x0, y0, x1, y1`.
-        objects (`torch.LongTensor` of shape `(num_masks,)`): Whose masks they are.
-    """
+    """`loss_mask` (cross-entropy per cell) and `loss_dice` of masks within boxes."""
     labels = masks_within(targets, boxes, objects, logits.shape[-1]).flatten(1)  # (num_masks, m * m)
     number = mean_count(logits.new_tensor(len(logits)))
     return {

@@ -25,18 +25,16 @@ POSITIVE_OVERLAP = 0.5  # of a region with an object, as in Faster R-CNN
 
 @torch.no_grad()
 def assign_cells(
-    points: torch.Tensor, boxes: torch.Tensor, scores: torch.Tensor, target: ButdTarget
+    points: torch.Tensor,  # (num_cells, 2): centres
+    boxes: torch.Tensor,  # (num_cells, 4): what each cell proposes
+    scores: torch.Tensor,  # (num_cells,): its objectness, in [0, 1]
+    target: ButdTarget,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Which cells of one image learn to propose which object: task-aligned assignment (Feng et al. 2021, "TOOD").
 
     An object's cells are those with their centre in its box whose own box fits it best; no scale is fixed for a
     level. An object too small for any centre takes the nearest cell.
-
-    Args:
-        points (`torch.FloatTensor` of shape `(num_cells, 2)`): Centres.
-        boxes (`torch.FloatTensor` of shape `(num_cells, 4)`): What each cell proposes.
-        scores (`torch.FloatTensor` of shape `(num_cells,)`): Its objectness, in [0, 1].
 
     Returns:
         For each cell the index of its object or -1, the objectness to learn in [0, 1], and whether it counts as empty,
@@ -105,16 +103,13 @@ def match_boxes(boxes: torch.Tensor, mask: torch.Tensor, targets: list[ButdTarge
 def region_losses(
     region_head: ButdRegionHead,
     pyramid: ButdPyramid,
-    boxes: torch.Tensor,
+    boxes: torch.Tensor,  # (batch_size, num_regions, 4): boxes of the regions before refinement
     regions: ButdRegions,
     targets: list[ButdTarget],
 ) -> dict[str, torch.Tensor]:
     """
     Losses of regions that match an object: `loss_region_box`, and of what the head is configured for
     `loss_region_class`, `loss_attribute` and `loss_region_mask`.
-
-    Args:
-        boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`): Boxes of the regions before refinement.
     """
     matched = match_boxes(boxes, regions.mask, targets)  # (batch_size, num_regions)
     rows, places = torch.where(matched >= 0)

@@ -221,18 +221,14 @@ def relation_losses(pairs: ButdPairs, related: list[torch.Tensor | None], num_re
 
 def match_graph(
     regions: ButdRegions,
-    labels: torch.Tensor,
+    labels: torch.Tensor,  # (batch_size, num_regions): labels of the regions, given or predicted
     targets: list[ButdGraphTarget],
-    is_labelled: bool,
+    is_labelled: bool,  # whether they were given: the regions are then the annotated objects in their order
     is_training: bool,
 ) -> ButdMatchedGraph:
     """
     Matches annotated graphs with regions. In training, relations are predicted from the true labels of matched
     regions, and no related pair is pruned.
-
-    Args:
-        labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): Labels of the regions, given or predicted.
-        is_labelled (`bool`): Whether they were given: the regions are then the annotated objects in their order.
     """
     objects = match_objects(regions.boxes, regions.mask, targets, is_labelled)
     relations = region_relations(objects, targets)

@@ -130,16 +130,12 @@ class ButdDetectionLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        geometry: torch.Tensor,
-        cells: torch.Tensor,
+        hidden_states: torch.Tensor,  # (batch_size, num_queries, hidden_size): the queries
+        geometry: torch.Tensor,  # (batch_size, num_queries, hidden_size): of their boxes
+        cells: torch.Tensor,  # (batch_size * num_queries, 49, cell_size): pooled in the boxes
         attention_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        Args:
-            hidden_states (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): The queries.
-            geometry (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): Of their boxes.
-            cells (`torch.FloatTensor` of shape `(batch_size * num_queries, 49, cell_size)`): Pooled in the boxes.
 
         Returns:
             The queries, their class logits, how to refine their boxes, and the attention to the cells.

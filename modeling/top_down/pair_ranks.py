@@ -10,17 +10,16 @@ NUM_RANKS = 27
 TIE_BREAK = 0.01  # weight of the distance of centres where the other distances are equal
 
 
-def pair_ranks(boxes: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+def pair_ranks(
+    boxes: torch.Tensor,  # (batch_size, num_regions, 4): `x0, y0, x1, y1` in [0, 1]
+    labels: torch.Tensor,  # (batch_size, num_regions): labels of the regions
+    mask: torch.Tensor,  # (batch_size, num_regions): true where there is a region
+    pairs: torch.Tensor,  # (batch_size, num_pairs, 2): subjects and objects
+) -> torch.Tensor:
     """
     Ranks of each pair among the pairs with the same subject and another object, and the other way round.
 
     People relate the nearest of several objects with one label. Memory grows with pairs times regions.
-
-    Args:
-        boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`): `x0, y0, x1, y1` in [0, 1].
-        labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): Labels of the regions.
-        mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`): True where there is a region.
-        pairs (`torch.LongTensor` of shape `(batch_size, num_pairs, 2)`): Subjects and objects.
 
     Returns:
         Shape `(batch_size, num_pairs, 27)`. Of each of three distances (between centres, between edges, and how little

@@ -13,13 +13,12 @@ GEOMETRY_SIZE = 16  # hidden units of what geometry adds to it
 FINENESS = 1024  # steps between scores that differ by 1; those closer than one are equal
 
 
-def pair_geometry(subjects: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
+def pair_geometry(
+    subjects: torch.Tensor,  # (..., 4): `x0, y0, x1, y1` in [0, 1]
+    objects: torch.Tensor,  # (..., 4): the same; shapes broadcast
+) -> torch.Tensor:
     """
     Geometry features of two boxes, numbers of moderate size.
-
-    Args:
-        subjects (`torch.FloatTensor` of shape `(..., 4)`): `x0, y0, x1, y1` in [0, 1].
-        objects (`torch.FloatTensor` of shape `(..., 4)`): The same; shapes broadcast.
 
     Returns:
         `torch.FloatTensor` of shape `(..., 14)`: offset of the centres in the subject's sides (logarithmic), in the

@@ -19,14 +19,12 @@ class ButdRecurrentCacheLayer(CacheLayerMixin):
         self.dtype, self.device = states.dtype, states.device
         self.is_initialized = True
 
-    def update(self, states: torch.Tensor, length: int) -> torch.Tensor:
-        """
-        Replaces the states.
-
-        Args:
-            states (`torch.FloatTensor` of shape `(num_texts, num_states, hidden_size)`): After the latest word.
-            length (`int`): How many words led to them from the ones before.
-        """
+    def update(
+        self,
+        states: torch.Tensor,  # (num_texts, num_states, hidden_size): after the latest word
+        length: int,  # how many words led to them from the ones before
+    ) -> torch.Tensor:
+        """Replaces the states."""
         self.lazy_initialization(states)
         self.states = states
         self.seq_length += length

@@ -84,20 +84,13 @@ class ButdPairLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        geometry: torch.Tensor,
-        region_states: torch.Tensor,
-        region_geometry: torch.Tensor,
+        hidden_states: torch.Tensor,  # (batch_size, num_pairs, hidden_size): the pairs
+        geometry: torch.Tensor,  # (batch_size, num_pairs, hidden_size): of the boxes around both
+        region_states: torch.Tensor,  # (batch_size, num_regions, hidden_size): the regions
+        region_geometry: torch.Tensor,  # (batch_size, num_regions, hidden_size): of their boxes
         region_mask: torch.Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Args:
-            hidden_states (`torch.FloatTensor` of shape `(batch_size, num_pairs, hidden_size)`): The pairs.
-            geometry (`torch.FloatTensor` of shape `(batch_size, num_pairs, hidden_size)`): Of the boxes around both.
-            region_states (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): The regions.
-            region_geometry (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): Of their boxes.
-        """
         key_values = self.cross_attn.key_values(region_states + region_geometry, region_states)
         attended, weights = self.cross_attn(
             self.cross_attn_norm(hidden_states) + geometry, key_values, region_mask, output_attentions
