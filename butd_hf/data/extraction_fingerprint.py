@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that extracted regions depend on, so that a store is used as long as none of it has changed, and no longer."""
+"""What extracted regions depend on: a store is used as long as none of it has changed."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def fingerprint_of(
     boxes: str | None = None,
 ) -> dict[str, Any]:
     """
-    What regions depend on. Where images lie does not matter; their ids and sizes in bytes do.
+    What regions depend on. Folders of images do not matter; image ids and file sizes do.
 
     Args:
         boxes: The digest of boxes that were given.
@@ -36,7 +36,8 @@ def fingerprint_of(
         weights.update(values.numpy().tobytes())
     listed = hashlib.sha256()
     for image_id, path in pairs:
-        listed.update(f"{image_id}\t{bytes_of(path)}\n".encode())
+        size = Path(path).stat().st_size if Path(path).is_file() else -1  # a missing file is reported when it is read
+        listed.update(f"{image_id}\t{size}\n".encode())
     config = getattr(bottom_up, "config", None)
     image_processor = getattr(processor, "image_processor", processor)
     return {
@@ -48,14 +49,6 @@ def fingerprint_of(
         "dtype": dtype,
         "boxes": boxes,
     }
-
-
-def bytes_of(path: str) -> int:
-    """The size of a file, -1 if there is none: whoever reads it will say so."""
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return -1
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a region store: shards of equal numbers of images, each beside its place and then renamed."""
+"""Writing a region store: shards of equal numbers of images, each written beside its place and then renamed."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,9 @@ import pyarrow as pa
 
 from .region_index import IndexWriter
 from .region_rows import DTYPES, STORE_SCHEMA, RegionStoreError, StoredRegions, encode_row
+from .region_store import INDEX_FILE, STORE_FILE, STORE_VERSION, read_shard
 
 
-STORE_FILE = "store.json"  # written last: a folder without it is not a store
-INDEX_FILE = "index.sqlite"
-STORE_VERSION = 2
 IMAGES_PER_SHARD = 64  # what a kill can cost, and files of some ten megabytes
 ROWS_PER_BATCH = 16  # in memory before they are written
 
@@ -32,55 +30,58 @@ def unfinished_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.unfinished")
 
 
-def flush_to_disk(file: Path) -> None:
-    """Returns once the file's content is on disk, so that a rename never outruns it."""
-    with open(file, "rb") as opened:
+def sync_and_rename(part: Path, file: Path) -> None:
+    """Renames a file once its content is on disk, so that a rename never comes first."""
+    with open(part, "rb") as opened:
         os.fsync(opened.fileno())
+    os.replace(part, file)
 
 
-def write_whole(file: Path, value: Any) -> None:
+def write_json(file: Path, value: Any) -> None:
     """Writes JSON so that the file is either whole or not there."""
     part = file.with_name(f".{file.name}.part")
     part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    flush_to_disk(part)
-    os.replace(part, file)
+    sync_and_rename(part, file)
 
 
 class ShardWriter:
     """An Arrow stream of rows, which `datasets` opens; it appears under its name when it is complete."""
 
-    def __init__(self, file: Path, dtype: np.dtype):
+    def __init__(self, file: Path, dtype: np.dtype, region_size: int = 0):
         self.file = file
         self.part = file.with_name(f".{file.name}.part")
         self.dtype = dtype
+        self.region_size = region_size
         self.sink = pa.OSFile(str(self.part), "wb")
         self.stream = pa.ipc.new_stream(self.sink, STORE_SCHEMA)
+        self.rows: list[dict[str, Any]] = []
         self.num_rows = 0
-        self.region_size = 0
 
-    def write(self, rows: Sequence[tuple[str, str, StoredRegions]]) -> None:
-        """Writes rows of image id, view and regions. Raises `RegionStoreError` for one that can't be stored."""
-        if not rows:
-            return
-        encoded = [encode_row(image_id, view, regions, self.dtype) for image_id, view, regions in rows]
-        for image_id, _, regions in rows:
-            size = regions.features.shape[1]
-            if self.region_size not in (0, size):
-                raise RegionStoreError(f"Features of {image_id!r} have size {size}, those before {self.region_size}.")
-            self.region_size = size
-        columns = {name: [row[name] for row in encoded] for name in STORE_SCHEMA.names}
-        self.stream.write_batch(pa.RecordBatch.from_pydict(columns, schema=STORE_SCHEMA))
-        self.num_rows += len(rows)
+    def add(self, image_id: str, view: str, regions: StoredRegions) -> None:
+        """Adds a row. Raises `RegionStoreError` if it can't be stored."""
+        self.rows.append(encode_row(image_id, view, regions, self.dtype))
+        size = regions.features.shape[1]
+        if self.region_size not in (0, size):
+            raise RegionStoreError(f"Features of {image_id!r} have size {size}, those before {self.region_size}.")
+        self.region_size = size
+        self.num_rows += 1
+        if len(self.rows) == ROWS_PER_BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.rows:
+            self.stream.write_batch(pa.RecordBatch.from_pylist(self.rows, schema=STORE_SCHEMA))
+        self.rows = []
 
     def close(self) -> None:
         """Completes the file and renames it."""
+        self._flush()
         self.stream.close()
         self.sink.close()
-        flush_to_disk(self.part)
-        os.replace(self.part, self.file)
+        sync_and_rename(self.part, self.file)
 
-    def abandon(self) -> None:
-        """Gives up and leaves nothing behind."""
+    def discard(self) -> None:
+        """Removes the unfinished file."""
         self.stream.close()
         self.sink.close()
         self.part.unlink(missing_ok=True)
@@ -88,7 +89,7 @@ class ShardWriter:
 
 class RegionStoreWriter:
     """
-    Writes a store image by image; a few rows are in memory at a time, however many there are.
+    Writes a store image by image; a few rows are in memory at a time.
 
     ```python
     with RegionStoreWriter("STORE", dtype="float16") as writer:
@@ -101,7 +102,7 @@ class RegionStoreWriter:
         path: Folder of the store.
         dtype: `float16` or `float32`, of the features.
         shard_size: Rows per file.
-        source: What else `store.json` tells of where the regions come from.
+        source: What `store.json` says of where the regions come from.
         overwrite: Whether a store that is there is replaced.
 
     Raises:
@@ -124,12 +125,11 @@ class RegionStoreWriter:
             raise RegionStoreError(f"{self.path} is there already; choose another place, or overwrite it.")
         self.dtype = dtype
         self.shard_size = shard_size
-        self.source = source
+        self.source = source or {}
         self.folder = unfinished_folder(self.path)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.index = IndexWriter(self.folder / INDEX_FILE)
-        self.rows: list[tuple[str, str, StoredRegions]] = []
         self.shard: ShardWriter | None = None
         self.shards: list[tuple[str, int]] = []
         self.views: dict[str, None] = {}  # in the order in which they come
@@ -144,24 +144,16 @@ class RegionStoreWriter:
             RegionStoreError: Features or boxes that are not finite, or of another size than those before.
         """
         if self.shard is None:
-            self.shard = ShardWriter(self.folder / shard_name(len(self.shards)), np.dtype(self.dtype))
-            self.shard.region_size = self.region_size
-        place = self.shard.num_rows + len(self.rows)
-        self.index.add(image_id, view, len(self.shards), place)
+            file = self.folder / shard_name(len(self.shards))
+            self.shard = ShardWriter(file, np.dtype(self.dtype), self.region_size)
+        self.index.add(image_id, view, len(self.shards), self.shard.num_rows)
         self.views[view] = None
-        self.rows.append((image_id, view, regions))
-        if place + 1 == self.shard_size:
-            self._close_shard()
-        elif len(self.rows) == ROWS_PER_BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        rows, self.rows = self.rows, []
-        self.shard.write(rows)
+        self.shard.add(image_id, view, regions)
         self.region_size = self.shard.region_size
+        if self.shard.num_rows == self.shard_size:
+            self._close_shard()
 
     def _close_shard(self) -> None:
-        self._flush()
         self.shard.close()
         self.shards.append((self.shard.file.name, self.shard.num_rows))
         self.shard = None
@@ -175,29 +167,28 @@ class RegionStoreWriter:
                 if self.shard is not None:
                     self._close_shard()
                 self.index.close()
-                description = describe_store(
-                    self.dtype, self.region_size, list(self.views) or ["identity"], self.shards, self.source
-                )
-                write_whole(self.folder / STORE_FILE, description)
-                install(self.folder, self.path)
+                views = list(self.views) or ["identity"]
+                describe_store(self.folder, self.dtype, self.region_size, views, self.shards, self.source)
+                move_store(self.folder, self.path)
         finally:
             if self.folder.exists():  # it did not end well
                 if self.shard is not None:
-                    self.shard.abandon()
-                self.index.abandon()
+                    self.shard.discard()
+                self.index.close()
                 shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def describe_store(
+    folder: Path,
     dtype: str,
     region_size: int,
     views: Sequence[str],
     shards: Sequence[tuple[str, int]],
-    source: dict[str, Any] | None,
+    fingerprint: dict[str, Any],
     skipped: Sequence[dict[str, str]] = (),
-) -> dict[str, Any]:
-    """What `store.json` says: everything but the regions themselves."""
-    return {
+) -> None:
+    """Writes `store.json`: everything but the regions themselves."""
+    description = {
         "version": STORE_VERSION,
         "dtype": dtype,
         "region_size": region_size,
@@ -205,33 +196,24 @@ def describe_store(
         "num_rows": sum(rows for _, rows in shards),
         "shards": [[name, rows] for name, rows in shards],
         "skipped": list(skipped),
-        "fingerprint": source or {},
+        "fingerprint": fingerprint,
     }
+    write_json(folder / STORE_FILE, description)
 
 
-def install(folder: Path, path: Path) -> None:
-    """Puts a finished store in its place."""
-    flush_to_disk(folder / INDEX_FILE)
+def move_store(folder: Path, path: Path) -> None:
+    """Renames a finished store to its place."""
     if path.exists():
         shutil.rmtree(path)
+    sync_and_rename(folder / INDEX_FILE, folder / INDEX_FILE)
     os.replace(folder, path)
-
-
-def read_shard(file: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of a shard, mapped from disk."""
-    with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
-        yield from stream
 
 
 def write_index(folder: Path, shards: Sequence[tuple[str, int]]) -> None:
     """Writes the index of shards. Raises `DuplicateImageError` if an image comes twice."""
     index = IndexWriter(folder / INDEX_FILE)
     for number, (name, _) in enumerate(shards):
-        place = 0
-        for batch in read_shard(folder / name):
-            for image_id, view in zip(
-                batch.column("image_id").to_pylist(), batch.column("view").to_pylist(), strict=True
-            ):
-                index.add(image_id, view, number, place)
-                place += 1
+        table = read_shard(folder / name).select(["image_id", "view"])
+        for place, row in enumerate(table.to_pylist()):
+            index.add(row["image_id"], row["view"], number, place)
     index.close()
