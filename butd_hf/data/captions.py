@@ -133,18 +133,14 @@ def rows_of_file(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from (rows_of_coco if "annotations" in document else rows_of_karpathy)(file, document)
 
 
-def rows_of_lines(
-    file: Path, image_column: str, split: str, folder: Path
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows_of_lines(file: Path, image_column: str, split: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a JSON Lines file; a line without `split` belongs to the one given, images are relative to `folder`."""
     for place, entry in read_json_lines(file):
         image = (folder / field(entry, image_column, str, place)).as_posix()
         default = "captions" if image_column == "image" else "text"  # what a message expects where there is none
         column = next((name for name in CAPTION_COLUMNS if name in entry), default)
         captions = field(entry, column, (list, str), place)
-        yield place, row_of(
-            image, entry.get("image_id", image), captions, entry.get("split", split), place
-        )
+        yield place, row_of(image, entry.get("image_id", image), captions, entry.get("split", split), place)
 
 
 def rows_of_coco(file: Path, document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

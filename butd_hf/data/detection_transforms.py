@@ -116,15 +116,13 @@ def select_objects(sample: Sample, kept: torch.Tensor) -> Sample:
     for name in {"boxes", "masks"} & sample.keys():
         selected[name] = tv_tensors.wrap(sample[name].as_subclass(torch.Tensor)[kept], like=sample[name])
     if "masks" in sample:
-        selected["has_mask"] = selected["has_mask"] & selected["masks"].flatten(1).any(dim=1)
+        selected["has_mask"] = selected["has_mask"] & (selected["masks"].flatten(1) > 0).any(dim=1)
     return selected
 
 
 def change(sample: Sample, function: Callable[..., torch.Tensor], *arguments: Any) -> Sample:
     """The sample with image, boxes and masks changed by one of torchvision's functions."""
-    return {
-        name: value if name in PER_OBJECT else function(value, *arguments) for name, value in sample.items()
-    }
+    return {name: value if name in PER_OBJECT else function(value, *arguments) for name, value in sample.items()}
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,9 @@ def mosaic(samples: list[Sample], size: int, rng: np.random.Generator) -> Sample
         old_height, old_width = sample["image"].shape[-2:]
         scale = min(old_height / height, old_width / width) / rng.uniform(1.0, 1.5)
         part = [max(1, int(height * scale)), max(1, int(width * scale))]
-        corner = [int(rng.integers(whole - side + 1)) for whole, side in zip((old_height, old_width), part, strict=True)]
+        corner = [
+            int(rng.integers(whole - side + 1)) for whole, side in zip((old_height, old_width), part, strict=True)
+        ]
         tile = change(sample, transforms.resized_crop, *corner, *part, [height, width])
         shrunk = part[0] * part[1] / (height * width)
         tile = select_objects(tile, box_area(tile["boxes"]) * shrunk >= LEAST_VISIBLE * box_area(sample["boxes"]))

@@ -48,7 +48,7 @@ def train_tokenizer(
     """
     Learns the vocabulary of captions. The same captions give byte-identical tokenizers, in whatever order they come.
 
-    Text is normalised with NFKC and lowercased. `"word"` is in the spirit of Karpathy and Fei-Fei's splits (2015):
+    Text is normalised with NFKC and lowercased. `"word"` follows the idea of Karpathy and Fei-Fei's splits (2015):
     sentence punctuation is dropped and rare words become `<unk>`; unlike there, apostrophes and hyphens inside words
     stay, so that decoding gives readable text. `"bpe"` keeps punctuation, splits rare words into bytes at worst, and
     so never meets an unknown one.

@@ -4,93 +4,58 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..data.region_index import IndexWriter
 from ..data.region_rows import DuplicateImageError, RegionStoreError
-from ..data.region_store import STORE_FILE, RegionStore, RegionStoreWriter
-from .arrays import NpyWriter, NpzWriter, files_of, folder_of, read_npy, read_npz, read_sizes
+from ..data.region_store import STORE_FILE, RegionStore
+from ..data.region_writing import RegionStoreWriter
+from .arrays import files_of, folder_of, read_npy, read_npz, read_sizes, write_npy, write_npz
 from .records import FeatureFileError, FeatureRecord
-from .tsv import COLUMNS, TsvWriter, read_tsv
+from .tsv import COLUMNS, line_of, read_tsv
 
 
 FORMATS = ("store", "tsv", "lxmert", "npz", "npy")
-
-
-def kind_of(source: Path) -> str:
-    """
-    What a path leads to: `"store"`, `"npz"` and `"npy"` are folders, `"tsv"` a file.
-
-    Raises:
-        FeatureFileError: None of them.
-    """
-    if source.is_file():
-        return "tsv"
-    if (source / STORE_FILE).is_file():
-        return "store"
-    if folder_of(npy_name(source), "att").is_dir():
-        return "npy"
-    if source.is_dir() and next(files_of(source, (".npz",)), None) is not None:
-        return "npz"
-    raise FeatureFileError(
-        f"{source}: expected a TSV file, a region store, a folder of .npz files, or the beginning of the names of "
-        "NAME_att, NAME_fc and NAME_box."
-    )
-
-
-def npy_name(source: Path) -> Path:
-    """What the names of ruotianluo's folders begin with, if the user named one of them instead."""
-    return source.with_name(source.name.removesuffix("_att"))
+NPY_PARTS = ("att", "fc", "box")
 
 
 def read_features(
     source: Path, *, columns: tuple[str, ...] | None = None, sizes: Path | None = None
 ) -> Iterator[FeatureRecord]:
     """
-    The images of feature files or of a store, one in memory at a time; of a store, its pictures as they are.
+    The images of feature files or of a store, one in memory at a time; of a store, the view `identity`.
 
     Args:
-        source: See `kind_of`.
-        columns: Names of the columns of a TSV file; told by their number if None.
+        source: A TSV file, a store, a folder of `.npz` files, or the beginning of the names of ruotianluo's folders
+            (or the first of these folders).
+        columns: Names of the columns of a TSV file; recognised by their number if None.
         sizes: File that `read_sizes` reads, for formats without sizes; beside the folders if None.
 
     Raises:
         FeatureFileError: With file, and line and column where there are any.
     """
-    kind = kind_of(source)
-    if kind == "tsv":
+    npy_name = source.with_name(source.name.removesuffix("_att"))
+    if source.is_file():
         yield from read_tsv(source, columns)
-    elif kind == "npz":
-        yield from read_npz(source)
-    elif kind == "npy":
-        name = npy_name(source)
-        beside = name.with_name(f"{name.name}_sizes.jsonl")
-        if sizes is None and not beside.is_file():
-            raise FeatureFileError(f"{source}: boxes are in pixels; give a file with the sizes of the pictures.")
-        yield from read_npy(name, read_sizes(sizes or beside))
-    else:
+    elif (source / STORE_FILE).is_file():
         for image_id, view, regions in RegionStore.open(source).stream():
             if view == "identity":
                 yield FeatureRecord(image_id, regions, f"{source}: image {image_id!r}")
-
-
-def each_once(records: Iterator[FeatureRecord]) -> Iterator[FeatureRecord]:
-    """The records. Raises `FeatureFileError` at an image id that was there before, remembering them on disk."""
-    with tempfile.TemporaryDirectory() as folder:
-        seen = IndexWriter(Path(folder) / "seen.sqlite")
-        try:
-            for record in records:
-                try:
-                    seen.add(record.image_id, "identity")
-                except DuplicateImageError as error:
-                    where = f"{record.place}: column 1 (image_id)" if ":" in record.place else record.place
-                    raise FeatureFileError(f"{where}: {error}") from error
-                yield record
-        finally:
-            seen.abandon()
+    elif folder_of(npy_name, "att").is_dir():
+        sizes = sizes or folder_of(npy_name, "sizes.jsonl")
+        if not sizes.is_file():
+            raise FeatureFileError(f"{source}: boxes are in pixels; give a file with the sizes of the images.")
+        yield from read_npy(npy_name, read_sizes(sizes))
+    elif source.is_dir() and next(files_of(source, (".npz",)), None) is not None:
+        yield from read_npz(source)
+    else:
+        raise FeatureFileError(
+            f"{source}: expected a TSV file, a region store, a folder of .npz files, or the beginning of the names of "
+            "NAME_att, NAME_fc and NAME_box."
+        )
 
 
 def convert_features(
@@ -102,19 +67,19 @@ def convert_features(
     columns: tuple[str, ...] | None = None,
     sizes: Path | None = None,
     overwrite: bool = False,
-    on_image: Any = None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> int:
     """
-    Turns feature files, or a store, into another kind. What is written appears when it is complete.
+    Converts feature files, or a store, to another kind. The output appears when it is complete.
 
     Args:
-        sources: Files and folders, one after another; see `kind_of`.
+        sources: Files and folders, one after another; see `read_features`.
         to: Where to write; for `npy` the beginning of the folders' names.
         output: One of `FORMATS`.
         dtype: Of the features in a store.
         columns: See `read_features`.
         sizes: Likewise.
-        overwrite: Whether what is there is replaced.
+        overwrite: Whether an existing output is replaced.
         on_image: Called after each image.
 
     Returns:
@@ -125,56 +90,62 @@ def convert_features(
     """
     if output not in FORMATS:
         raise FeatureFileError(f"output must be one of {FORMATS}, got {output!r}.")
-
-    def records() -> Iterator[FeatureRecord]:
-        for source in sources:
-            yield from read_features(source, columns=columns, sizes=sizes)
-
     count = 0
-    with writer_of(to, output, dtype, overwrite) as write:
-        for record in each_once(records()):
-            try:
-                write(record)
-            except RegionStoreError as error:
-                raise FeatureFileError(f"{record.place}: {error}") from error
-            count += 1
-            if on_image is not None:
+    writer = open_store(to, dtype, overwrite) if output == "store" else open_files(to, output, overwrite)
+    with tempfile.TemporaryDirectory() as folder, writer as write:
+        seen = IndexWriter(Path(folder) / "seen.sqlite")  # on disk: memory must not grow with the number of images
+        for source in sources:
+            for record in read_features(source, columns=columns, sizes=sizes):
+                try:
+                    seen.add(record.image_id, "identity")
+                    write(record)
+                except DuplicateImageError as error:
+                    where = f"{record.place}: column 1 (image_id)" if source.is_file() else record.place
+                    raise FeatureFileError(f"{where}: {error}") from error
+                except RegionStoreError as error:
+                    raise FeatureFileError(f"{record.place}: {error}") from error
+                count += 1
                 on_image()
+        seen.close()
         if not count:
             raise FeatureFileError(f"There is no image in {', '.join(map(str, sources))}.")
     return count
 
 
 @contextmanager
-def writer_of(to: Path, output: str, dtype: str, overwrite: bool) -> Iterator[Any]:
-    """A function that writes a record; all of it is renamed when the block ends well, otherwise nothing is left."""
-    if output == "store":
-        try:
-            with RegionStoreWriter(to, dtype=dtype, source={"source": "feature files"}, overwrite=overwrite) as store:
-                yield lambda record: store.add(record.image_id, record.regions)
-        except RegionStoreError as error:
-            raise FeatureFileError(str(error)) from error
-        return
-    ending = {"npy": ("_att", "_fc", "_box", "_sizes.jsonl")}.get(output, ("",))
-    places = [to.with_name(to.name + end) for end in ending]
+def open_store(to: Path, dtype: str, overwrite: bool) -> Iterator[Callable[[FeatureRecord], None]]:
+    """A function that adds a record to a new store."""
+    try:
+        with RegionStoreWriter(to, dtype=dtype, source={"source": "feature files"}, overwrite=overwrite) as store:
+            yield lambda record: store.add(record.image_id, record.regions)
+    except RegionStoreError as error:
+        raise FeatureFileError(str(error)) from error
+
+
+@contextmanager
+def open_files(to: Path, output: str, overwrite: bool) -> Iterator[Callable[[FeatureRecord], None]]:
+    """A function that writes a record; all is renamed when the block ends well, otherwise nothing is left."""
     unfinished = to.with_name(f".{to.name}.unfinished")
-    parts = [unfinished.with_name(unfinished.name + end) for end in ending]
+    places, parts = [to], [unfinished]
+    if output == "npy":
+        places, parts = ([folder_of(name, end) for end in (*NPY_PARTS, "sizes.jsonl")] for name in (to, unfinished))
     for place in places:
         if place.exists() and not overwrite:
             raise FeatureFileError(f"{place} is there already; choose another place, or overwrite it.")
-    to.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:
         remove(part)
-    writers = {"npz": NpzWriter, "npy": NpyWriter}
-    writer = writers[output](unfinished) if output in writers else TsvWriter(unfinished, COLUMNS[output])
+    for folder in {"npz": parts, "npy": parts[:-1]}.get(output, [to.parent]):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield writer.write
-        writer.close()
+        if output in ("npz", "npy"):
+            yield partial(write_npz if output == "npz" else write_npy, unfinished)
+        else:
+            with open(unfinished, "wb") as lines:
+                yield lambda record: lines.write(line_of(record, COLUMNS[output]))
         for part, place in zip(parts, places, strict=True):
             remove(place)
             os.replace(part, place)
     finally:
-        writer.close()
         for part in parts:
             remove(part)
 

@@ -8,6 +8,7 @@ Bansal 2019), ten, height before width. Neither has a header.
 
 import base64
 import binascii
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,24 +17,14 @@ import numpy as np
 from .records import FeatureFileError, FeatureRecord, boxes_in_pixels, regions_of_pixels
 
 
+LXMERT = "image_id image_h image_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features"
 COLUMNS = {
     "tsv": ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
-    "lxmert": (
-        "image_id",
-        "image_h",
-        "image_w",
-        "objects_id",
-        "objects_conf",
-        "attrs_id",
-        "attrs_conf",
-        "num_boxes",
-        "boxes",
-        "features",
-    ),
+    "lxmert": tuple(LXMERT.split()),
 }
 LONGEST_LINE = 1 << 28  # bytes; 100 regions take about one million
 # column of the file: name of it here, its type
-BELIEFS = {
+LABELS = {
     "objects_id": ("labels", np.dtype(np.int64)),
     "objects_conf": ("label_scores", np.dtype(np.float32)),
     "attrs_id": ("attributes", np.dtype(np.int64)),
@@ -42,7 +33,7 @@ BELIEFS = {
 
 
 class Line:
-    """A line of a TSV file, whose errors say where they are."""
+    """A line of a TSV file, whose errors name file, line and column."""
 
     def __init__(self, file: Path, number: int, content: bytes, columns: tuple[str, ...]):
         self.file = file
@@ -112,7 +103,7 @@ def read_tsv(file: Path, columns: tuple[str, ...] | None = None) -> Iterator[Fea
 
     Args:
         file: The file.
-        columns: Names of its columns; told by their number if None.
+        columns: Names of its columns; recognised by their number if None.
 
     Raises:
         FeatureFileError: With file, line and column.
@@ -122,6 +113,8 @@ def read_tsv(file: Path, columns: tuple[str, ...] | None = None) -> Iterator[Fea
         number = 0
         while content := lines.readline(LONGEST_LINE):
             number += 1
+            if number == 1:
+                content = content.removeprefix(codecs.BOM_UTF8)
             if not content.strip(b"\r\n"):
                 continue
             if columns is None:
@@ -137,9 +130,9 @@ def read_tsv(file: Path, columns: tuple[str, ...] | None = None) -> Iterator[Fea
                 region_size = features.shape[1]
             if count and not region_size:
                 raise line.error("features", "is empty")
-            beliefs = {
+            labels = {
                 name: line.array(column, dtype, count, 1)[:, 0] if count else np.zeros(0, dtype)
-                for column, (name, dtype) in BELIEFS.items()
+                for column, (name, dtype) in LABELS.items()
                 if column in columns
             }
             regions = regions_of_pixels(
@@ -148,7 +141,7 @@ def read_tsv(file: Path, columns: tuple[str, ...] | None = None) -> Iterator[Fea
                 line.integer("image_w"),
                 line.integer("image_h"),
                 line.error,
-                **beliefs,
+                **labels,
             )
             yield FeatureRecord(image_id, regions, f"{file}:{number}")
 
@@ -159,35 +152,28 @@ def columns_of(content: bytes) -> tuple[str, ...]:
     return next((columns for columns in COLUMNS.values() if len(columns) == count), COLUMNS["tsv"])
 
 
-class TsvWriter:
-    """Writes a TSV file; a line per image, as `columns` says."""
+def line_of(record: FeatureRecord, columns: tuple[str, ...]) -> bytes:
+    """
+    The line of an image, with the columns of `COLUMNS`.
 
-    def __init__(self, file: Path, columns: tuple[str, ...]):
-        self.columns = columns
-        self.lines = open(file, "wb")  # noqa: SIM115, closed by `close`
-
-    def write(self, record: FeatureRecord) -> None:
-        """Appends a line. Raises `FeatureFileError` for an id with a tab or a line break, or an unknown size."""
-        if any(sign in record.image_id for sign in "\t\r\n"):
-            raise FeatureFileError(f"{record.place}: image id {record.image_id!r} can't be in a TSV file.")
-        regions = record.regions
-        count = len(regions.boxes)
-        values: dict[str, bytes] = {
-            "image_id": record.image_id.encode("utf-8"),
-            "image_w": str(regions.width).encode(),
-            "image_h": str(regions.height).encode(),
-            "num_boxes": str(count).encode(),
-            "boxes": encoded(boxes_in_pixels(record), np.float32),
-            "features": encoded(regions.features, np.float32),
-        }
-        for column, (name, dtype) in BELIEFS.items():
-            if column in self.columns:
-                known = getattr(regions, name)
-                values[column] = encoded(np.zeros(count) if known is None else known, dtype)
-        self.lines.write(b"\t".join(values[column] for column in self.columns) + b"\n")
-
-    def close(self) -> None:
-        self.lines.close()
+    Raises:
+        FeatureFileError: An id with a tab or a line break, or an unknown size.
+    """
+    if any(sign in record.image_id for sign in "\t\r\n"):
+        raise FeatureFileError(f"{record.place}: image id {record.image_id!r} can't be in a TSV file.")
+    regions, count = record.regions, len(record.regions.boxes)
+    values: dict[str, bytes] = {
+        "image_id": record.image_id.encode("utf-8"),
+        "image_w": str(regions.width).encode(),
+        "image_h": str(regions.height).encode(),
+        "num_boxes": str(count).encode(),
+        "boxes": encoded(boxes_in_pixels(record), np.float32),
+        "features": encoded(regions.features, np.float32),
+    }
+    for column, (name, dtype) in LABELS.items():
+        known = getattr(regions, name)
+        values[column] = encoded(np.zeros(count) if known is None else known, dtype)
+    return b"\t".join(values[column] for column in columns) + b"\n"
 
 
 def encoded(array: np.ndarray, dtype: np.dtype | type) -> bytes:

@@ -1,13 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from butd_hf.data.answers import (
-    CONTRACTIONS,
-    answer_kind,
-    answer_scores,
-    build_answers,
-    normalize_answer,
-)
+from butd_hf.data.answers import CONTRACTIONS, answer_kind, answer_scores, build_answers, normalize_answer
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import datasets
 import pytest
 from PIL import Image
 
-from butd_hf.data.captions import CaptionDataError, load_captions
+from butd_hf.data.captions import load_captions
+from butd_hf.data.data_errors import DataError
 
 
 @pytest.fixture
@@ -107,20 +108,20 @@ def test_images_folder_can_be_elsewhere(folder, tmp_path_factory):
 )
 def test_errors_name_the_place(folder, name, content, message):
     file = write(folder / name, content)
-    with pytest.raises(CaptionDataError, match=message) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         load_captions(file)
     assert str(file) in str(raised.value)
 
 
 def test_missing_images_are_listed(folder):
     write(folder / "captions.jsonl", as_lines([*LINES, {"image": "gone.jpg", "captions": ["nothing"]}]))
-    with pytest.raises(CaptionDataError, match=r"1 of 3 image files are missing(.|\n)*gone\.jpg"):
+    with pytest.raises(DataError, match=r"1 of 3 image files are missing(.|\n)*gone\.jpg"):
         load_captions(folder)
 
 
 def test_unknown_split_names_the_known(folder):
     write(folder / "captions.jsonl", as_lines(LINES))
-    with pytest.raises(CaptionDataError, match=r"'test', the file has \['dev', 'train'\]"):
+    with pytest.raises(DataError, match=r"'test', the file has \['dev', 'train'\]"):
         load_captions(folder, split="test")
 
 
@@ -156,5 +157,5 @@ def test_an_imagefolder_of_one_file(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a square", "split": "dev"}\n')
     assert load_captions(tmp_path)["split"] == load_captions(tmp_path / "metadata.jsonl")["split"] == ["dev"]
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "title": "a square"}\n')
-    with pytest.raises(CaptionDataError, match=r"metadata.jsonl, line 1: no 'text' .* among .'file_name', 'title'"):
+    with pytest.raises(DataError, match=r"metadata.jsonl, line 1: no 'text' .* among .'file_name', 'title'"):
         load_captions(tmp_path)

@@ -7,7 +7,8 @@ import pytest
 from faster_coco_eval.core import mask as coco_masks
 from PIL import Image
 
-from butd_hf.data.detection import DetectionDataError, label_names, load_detections
+from butd_hf.data.data_errors import DataError
+from butd_hf.data.detection import label_names, load_detections
 
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}]
@@ -76,7 +77,7 @@ def test_boxes_are_clipped_and_counted(tmp_path, caplog):
         (row,) = load_detections(tmp_path)
     assert [each["box"] for each in row["objects"]] == [[0, 0, 15, 15], [30, 20, 40, 30]]
     assert "3 boxes without area" in caplog.text and "1 boxes that cross" in caplog.text
-    with pytest.raises(DetectionDataError, match=r"annotations\[2\] \(id 2\) of image 1\.png: boxes without area"):
+    with pytest.raises(DataError, match=r"annotations\[2\] \(id 2\) of image 1\.png: boxes without area"):
         load_detections(tmp_path, strict=True)
 
 
@@ -93,7 +94,7 @@ def test_boxes_are_clipped_and_counted(tmp_path, caplog):
 )
 def test_errors_name_file_image_and_annotation(tmp_path, change, message):
     write(tmp_path, [image(1)], [annotation(**change) if "bbox" in change else {**annotation(), **change}])
-    with pytest.raises(DetectionDataError, match=message) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         load_detections(tmp_path, strict=True)
     assert str(tmp_path / "annotations.json") in str(raised.value)
 
@@ -102,10 +103,10 @@ def test_files_that_are_no_data_set(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a JSON file, or a folder"):
         load_detections(tmp_path)
     write(tmp_path, [image(1), image(2)], [])
-    with pytest.raises(DetectionDataError, match=r"no image in split 'test', there are \['train'\]"):
+    with pytest.raises(DataError, match=r"no image in split 'test', there are \['train'\]"):
         load_detections(tmp_path, split="test")
     (tmp_path / "images" / "2.png").unlink()
-    with pytest.raises(DetectionDataError, match=r"1 of 2 image files are missing(.|\n)*2\.png"):
+    with pytest.raises(DataError, match=r"1 of 2 image files are missing(.|\n)*2\.png"):
         load_detections(tmp_path)
     for content, message in (
         ("{", "line 1: not JSON"),
@@ -114,5 +115,5 @@ def test_files_that_are_no_data_set(tmp_path):
         ('{"images": [], "categories": [], "annotations": []}', "no categories"),
     ):
         (tmp_path / "annotations.json").write_text(content)
-        with pytest.raises(DetectionDataError, match=message):
+        with pytest.raises(DataError, match=message):
             load_detections(tmp_path)

@@ -12,9 +12,11 @@ from PIL import Image
 
 import butd_hf
 from butd_hf.data import extraction
-from butd_hf.data.flaws import BrokenSampleError
+from butd_hf.data.data_errors import BrokenSampleError
+from butd_hf.data.extraction import extract_regions
 from butd_hf.data.given_boxes import GivenBoxes
-from butd_hf.data.region_store import RegionStore, RegionStoreError, extract_regions
+from butd_hf.data.region_rows import RegionStoreError
+from butd_hf.data.region_store import RegionStore
 from butd_hf.modeling.regions import ButdRegions
 from butd_hf.training.captioning import collate_regions
 

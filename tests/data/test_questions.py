@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from butd_hf.data import questions
-from butd_hf.data.questions import QuestionDataError, load_questions
+from butd_hf.data.data_errors import DataError
+from butd_hf.data.questions import load_questions
 
 
 def picture(file):
@@ -74,7 +75,7 @@ def test_vqa2_test_part_has_no_answers(vqa2):
 
 def test_vqa2_missing_annotation_is_named(vqa2):
     write(vqa2 / "v2_mscoco_val2014_annotations.json", {"annotations": []})
-    with pytest.raises(QuestionDataError, match=r"questions\[0\]: question 42000 has no annotation"):
+    with pytest.raises(DataError, match=r"questions\[0\]: question 42000 has no annotation"):
         load_questions(vqa2)
 
 
@@ -115,7 +116,7 @@ def test_easy_vqa_package_must_be_installed(monkeypatch):
 def test_format_can_be_named(daquar, vqa2):
     assert len(load_questions(daquar, format="daquar")) == 3
     assert len(load_questions(daquar, format="vqa2")) == 1
-    with pytest.raises(QuestionDataError, match="format must be"):
+    with pytest.raises(DataError, match="format must be"):
         load_questions(daquar, format="coco")
 
 
@@ -133,7 +134,7 @@ def test_format_can_be_named(daquar, vqa2):
 )
 def test_broken_lines_are_named(daquar, content, message):
     write(daquar / "qa.jsonl", content)
-    with pytest.raises(QuestionDataError, match=message):
+    with pytest.raises(DataError, match=message):
         load_questions(daquar)
 
 
@@ -142,12 +143,12 @@ def test_broken_lines_are_named(daquar, content, message):
 )
 def test_broken_documents_say_what_was_expected(tmp_path, content):
     write(tmp_path / "questions.json", content)
-    with pytest.raises(QuestionDataError, match="expected"):
+    with pytest.raises(DataError, match="expected"):
         load_questions(tmp_path / "questions.json")
 
 
 def test_what_is_not_there(daquar):
-    with pytest.raises(QuestionDataError, match=r"no question in split 'test', there are \['train', 'val'\]"):
+    with pytest.raises(DataError, match=r"no question in split 'test', there are \['train', 'val'\]"):
         load_questions(daquar, split="test")
     with pytest.raises(FileNotFoundError, match="No questions at"):
         load_questions(daquar / "nowhere")

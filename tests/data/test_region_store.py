@@ -12,16 +12,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from butd_hf.data.region_rows import DuplicateImageError
-from butd_hf.data.region_store import (
-    STORE_FILE,
-    RegionStore,
-    RegionStoreError,
-    RegionStoreWriter,
-    StoredRegions,
-    decode_row,
-    extract_regions,
-)
+from butd_hf.data.extraction import extract_regions
+from butd_hf.data.region_rows import DuplicateImageError, RegionStoreError, StoredRegions, decode_row
+from butd_hf.data.region_store import STORE_FILE, RegionStore
+from butd_hf.data.region_writing import RegionStoreWriter
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.regions import ButdRegions
 

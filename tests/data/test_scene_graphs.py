@@ -5,7 +5,8 @@ import sys
 import pytest
 from PIL import Image
 
-from butd_hf.data.scene_graphs import SceneGraphDataError, label_names, load_scene_graphs, predicate_names
+from butd_hf.data.data_errors import DataError
+from butd_hf.data.scene_graphs import label_names, load_scene_graphs, predicate_names
 
 
 def write(file, content):
@@ -78,9 +79,9 @@ def test_pictures_tell_their_size_and_clip_boxes(vrd):
     assert table[0]["image"] == str((vrd / "images" / "1.png").resolve()) and table[0]["sized"]
     assert table[0]["objects"][1]["box"] == [0, 40, 50, 64]
     (vrd / "images" / "2.png").unlink()
-    with pytest.raises(SceneGraphDataError, match="1 of 3 image files are missing"):
+    with pytest.raises(DataError, match="1 of 3 image files are missing"):
         load_scene_graphs(vrd)
-    with pytest.raises(SceneGraphDataError, match="3 of 3 image files are missing"):
+    with pytest.raises(DataError, match="3 of 3 image files are missing"):
         load_scene_graphs(vrd, images=vrd)
 
 
@@ -109,7 +110,7 @@ def test_public_vrd(tmp_path):
     assert table[0]["split"] == "test" and in_words(table) == ["dog on mat", "dog on mat"]
     assert [each["box"] for each in table[0]["objects"]] == [[10, 20, 40, 60], [0, 0, 9, 9], [10, 20, 40, 60]]
     (tmp_path / "predicates.json").unlink()
-    with pytest.raises(SceneGraphDataError, match=r"needs objects\.json and predicates\.json"):
+    with pytest.raises(DataError, match=r"needs objects\.json and predicates\.json"):
         load_scene_graphs(tmp_path)
 
 
@@ -161,7 +162,7 @@ def test_vg150(tmp_path, monkeypatch):
     assert in_words(table) == ["table under cup"] and in_words(table, 1) == []
     assert table[0]["objects"][0]["box"] == [37.5, 85, 62.5, 115]
     write(tmp_path / "image_data.json", sizes[:2])
-    with pytest.raises(SceneGraphDataError, match=r"has 3 images, but image_data\.json beside it 1"):
+    with pytest.raises(DataError, match=r"has 3 images, but image_data\.json beside it 1"):
         load_scene_graphs(tmp_path)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match="pip install h5py"):
@@ -224,16 +225,16 @@ def test_psg(tmp_path):
 )
 def test_broken_annotations_are_named(vrd, content, message):
     write(vrd / "annotations_train.json", content)
-    with pytest.raises(SceneGraphDataError, match=message):
+    with pytest.raises(DataError, match=message):
         load_scene_graphs(vrd)
 
 
 def test_what_is_not_there(vrd):
-    with pytest.raises(SceneGraphDataError, match=r"no image in split 'test', there are \['train', 'val'\]"):
+    with pytest.raises(DataError, match=r"no image in split 'test', there are \['train', 'val'\]"):
         load_scene_graphs(vrd, split="test")
     with pytest.raises(FileNotFoundError, match="No scene graphs at"):
         load_scene_graphs(vrd / "nowhere")
-    with pytest.raises(SceneGraphDataError, match="format must be"):
+    with pytest.raises(DataError, match="format must be"):
         load_scene_graphs(vrd, format="coco")
-    with pytest.raises(SceneGraphDataError, match="not what psg looks like"):
+    with pytest.raises(DataError, match="not what psg looks like"):
         load_scene_graphs(vrd / "annotations_train.json", format="psg")

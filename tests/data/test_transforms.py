@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from butd_hf.data.views import VIEWS, Augmentation, load_image, mirror_caption, views_of
+from butd_hf.data.transforms import VIEWS, Augmentation, load_image, mirror_caption, views_of
 
 
 @pytest.fixture
