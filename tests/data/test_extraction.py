@@ -88,11 +88,11 @@ def test_loader_processes_change_nothing(model, processor, images, whole, tmp_pa
 
 
 STAGES = {
-    "in a shard": ("ShardWriter.write", 4),
-    "before a report": ("write_whole", 3),
+    "in a shard": ("ShardWriter.add", 7),
+    "before a report": ("write_json", 4),
     "before the index": ("write_index", 1),
     "before the description": ("describe_store", 1),
-    "before the renaming": ("install", 1),
+    "before the renaming": ("move_store", 1),
 }
 
 
@@ -125,15 +125,15 @@ def test_a_killed_extraction_goes_on_and_gives_the_same_bytes(
     assert process.exitcode == -signal.SIGKILL
     assert not path.exists()
     done = len(list((tmp_path / "store.unfinished").glob("regions-*.arrow")))
-    looked, look = [], extraction.look
-    monkeypatch.setattr(extraction, "look", lambda *arguments: looked.append(1) or look(*arguments))
+    calls, forward = [], extraction.forward
+    monkeypatch.setattr(extraction, "forward", lambda *arguments: calls.append(1) or forward(*arguments))
     extract_regions(model, processor, images, path, **OPTIONS)
     assert content(path) == content(whole)
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
     if stage == "before a report":
-        assert done == 2 and len(looked) == 7 - 2  # what one report told is not done again
+        assert done == 3 and len(calls) == 7 - 4  # a shard with a report is not extracted again
     elif stage != "in a shard":
-        assert done == 4 and not looked
+        assert done == 4 and not calls
 
 
 def test_the_unfinished_is_begun_anew_where_anything_changed(model, processor, images, whole, tmp_path, monkeypatch):

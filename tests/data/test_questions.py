@@ -6,7 +6,7 @@ from PIL import Image
 
 from butd_hf.data import questions
 from butd_hf.data.data_errors import DataError
-from butd_hf.data.questions import load_questions
+from butd_hf.data.questions import answered_rows, learnable_rows, load_questions
 
 
 def picture(file):
@@ -16,7 +16,7 @@ def picture(file):
 
 def write(file, content):
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def daquar(tmp_path):
     for name in ("1.png", "2.png"):
         picture(tmp_path / "images" / name)
     lines = [
-        {"image": "1.png", "question": "what is on the  table", "answers": ["books", "lamp"], "split": "train"},
+        {"image": "1.png", "question": "what is on\u2028the  table", "answers": ["books", "lamp"], "split": "train"},
         {"image": "1.png", "question": "how many lamps are there", "answers": ["2"], "split": "train"},
         {"image": "2.png", "question": "what is left of the door", "answers": ["garbage_bin"], "split": "val"},
     ]
-    write(tmp_path / "qa.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write(tmp_path / "qa.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return tmp_path
 
 
@@ -68,12 +68,14 @@ def test_vqa2_joins_questions_with_annotations(vqa2):
     assert (row["question_type"], row["answer_type"]) == ("what color is", "other")
 
 
-def test_vqa2_test_part_has_no_answers(vqa2):
-    (vqa2 / "v2_mscoco_val2014_annotations.json").unlink()
-    assert load_questions(vqa2)[0]["answers"] == []
-
-
-def test_vqa2_missing_annotation_is_named(vqa2):
+def test_vqa2_without_annotations(vqa2, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("test-dev")
+    picture(folder / "images" / "test2015" / "COCO_test2015_000000000042.jpg")
+    asked = [{"image_id": 42, "question": "What is it?", "question_id": 42000}]
+    name = "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+    write(folder / name, {"questions": asked, "data_subtype": "test-dev2015"})
+    row = load_questions(folder)[0]
+    assert row["answers"] == [] and row["image"].endswith("COCO_test2015_000000000042.jpg")
     write(vqa2 / "v2_mscoco_val2014_annotations.json", {"annotations": []})
     with pytest.raises(DataError, match=r"questions\[0\]: question 42000 has no annotation"):
         load_questions(vqa2)
@@ -124,12 +126,12 @@ def test_format_can_be_named(daquar, vqa2):
     ("content", "message"),
     [
         ("{", "line 1: not JSON"),
-        ('{"image": "1.png", "question": 3, "answers": ["a"]}', "'question' is 3"),
+        ('{"image": "1.png", "question": 3, "answers": ["a"]}', "'question' must be str, got 3"),
         ('{"image": "1.png", "question": "a", "answers": "b"}', "'answers' must be a list of texts, got 'b'"),
         ('{"image": "1.png", "question": "a", "answers": [" "]}', "'answers' must be a list of texts"),
         ('{"image": "9.png", "question": "a", "answers": ["b"]}', "1 of 1 image files are missing"),
-        ("3", "expected an object with a text 'image', got 3"),
-        ("", "no question in it"),
+        ("3", "expected an object with 'image', got 3"),
+        ("", "nothing in it, expected"),
     ],
 )
 def test_broken_lines_are_named(daquar, content, message):
@@ -143,12 +145,23 @@ def test_broken_lines_are_named(daquar, content, message):
 )
 def test_broken_documents_say_what_was_expected(tmp_path, content):
     write(tmp_path / "questions.json", content)
-    with pytest.raises(DataError, match="expected"):
+    with pytest.raises(DataError, match=r"expected|no 'imageId'"):
         load_questions(tmp_path / "questions.json")
 
 
 def test_what_is_not_there(daquar):
-    with pytest.raises(DataError, match=r"no question in split 'test', there are \['train', 'val'\]"):
+    with pytest.raises(DataError, match=r"no split 'test', there are \['train', 'val'\]"):
         load_questions(daquar, split="test")
     with pytest.raises(FileNotFoundError, match="No questions at"):
         load_questions(daquar / "nowhere")
+
+
+def test_rows_to_train_on(daquar, caplog):
+    table = load_questions(daquar)
+    assert answered_rows(table, "train", "daquar", limit=1)["question_id"] == ["1"]
+    with pytest.raises(ValueError, match=r"no split 'test', but \['train', 'val'\]"):
+        answered_rows(table, "test", "daquar", limit=0)
+    assert learnable_rows(table, ["2", "lamp"], strict=False)["question_id"] == ["1", "2"]
+    assert "1 questions with no answer that the model knows, left out: question 3: ['garbage_bin']" in caplog.text
+    with pytest.raises(DataError, match=r"question 3: \['garbage_bin'\]: questions with no answer"):
+        learnable_rows(table, ["2", "lamp"], strict=True)

@@ -52,7 +52,7 @@ def vrd(tmp_path):
     return tmp_path
 
 
-def test_what_teaches_nothing_is_left_out_and_counted(vrd, caplog):
+def test_what_cannot_be_used_is_left_out_and_counted(vrd, caplog):
     table = load_scene_graphs(vrd)
     assert label_names(table) == ["mat", "dog", "hat"] and predicate_names(table) == ["near", "on"]
     # a repetition, a relation to itself, a box without area with its relation; two of a pair and copies of a dog stay
@@ -65,13 +65,13 @@ def test_what_teaches_nothing_is_left_out_and_counted(vrd, caplog):
     assert [len(objects) for objects in table["objects"]] == [3, 0, 1]  # images without anything stay
 
 
-def test_without_pictures_the_extent_is_the_size(vrd):
+def test_without_images_the_extent_is_the_size(vrd):
     table = load_scene_graphs(vrd)
     assert list(table["image"]) == [None] * 3 and not any(table["sized"])
     assert (table[0]["width"], table[0]["height"]) == (60, 70) and (table[1]["width"], table[1]["height"]) == (1, 1)
 
 
-def test_pictures_tell_their_size_and_clip_boxes(vrd):
+def test_images_give_the_size_and_boxes_are_clipped(vrd):
     for name in ("1.png", "2.png", "3.png"):
         (vrd / "images").mkdir(exist_ok=True)
         Image.new("RGB", (50, 64)).save(vrd / "images" / name)
@@ -171,7 +171,7 @@ def test_vg150(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("column", ["RelationLabel", "RelationshipLabel"])
 def test_open_images(tmp_path, column):
-    header = f"ImageID,LabelName1,LabelName2,XMin1,XMax1,YMin1,YMax1,XMin2,XMax2,YMin2,YMax2,{column}\n"
+    header = f"\ufeffImageID,LabelName1,LabelName2,XMin1,XMax1,YMin1,YMax1,XMin2,XMax2,YMin2,YMax2,{column}\n"
     lines = [
         "a1,/m/1,/m/2,0.1,0.3,0.2,0.4,0.5,0.7,0.6,0.8,on",
         "a1,/m/1,/m/9,0.1,0.3,0.2,0.4,0.1,0.3,0.2,0.4,is",
@@ -217,10 +217,10 @@ def test_psg(tmp_path):
         ("3", "found 3, expected a list"),
         ([{"image": "1.png"}], r"\[0\]: expected image, objects"),
         ([entry("1", [("dog", [1, 2, 3])], [])], r"\[0\]: expected image, objects"),
-        ([entry("1", OBJECTS, [(0, "on", 4)])], r"relations\[0\] is about the objects 0 and 4, expected 0 to 3"),
+        ([entry("1", OBJECTS, [(0, "on", 4)])], r"relations\[0\] is between the objects 0 and 4, expected 0 to 3"),
         ([entry("1", [("cat", [1, 2, 3, 4])], [])], r"objects\[0\] is 'cat': objects whose label isn't listed"),
         ([entry("1", OBJECTS, [(0, "over", 1)])], r"relations\[0\] is 'over': relations whose predicate isn't listed"),
-        ([], "no image in it"),
+        ([], "nothing in it"),
     ],
 )
 def test_broken_annotations_are_named(vrd, content, message):
@@ -230,7 +230,7 @@ def test_broken_annotations_are_named(vrd, content, message):
 
 
 def test_what_is_not_there(vrd):
-    with pytest.raises(DataError, match=r"no image in split 'test', there are \['train', 'val'\]"):
+    with pytest.raises(DataError, match=r"no split 'test', there are \['train', 'val'\]"):
         load_scene_graphs(vrd, split="test")
     with pytest.raises(FileNotFoundError, match="No scene graphs at"):
         load_scene_graphs(vrd / "nowhere")
