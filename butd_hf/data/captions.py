@@ -13,14 +13,8 @@ from .json_files import field, read_json, read_json_lines
 from .splits import select_split, split_of
 
 
-CAPTION_FEATURES = Features(
-    {
-        "image": Value("string"),
-        "image_id": Value("string"),
-        "captions": List(Value("string")),
-        "split": Value("string"),
-    }
-)
+TEXT = Value("string")
+CAPTION_FEATURES = Features({"image": TEXT, "image_id": TEXT, "captions": List(TEXT), "split": TEXT})
 
 EXPECTED = (
     'JSON Lines of {"image", "split", "captions"}, an imagefolder\'s metadata.jsonl of {"file_name", "text"}, '

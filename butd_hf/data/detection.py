@@ -76,17 +76,11 @@ def load_detections(
 
 def detection_features(names: list[str]) -> Features:
     """Columns of the table, for categories of these names."""
-    detected = {
-        "id": Value("int64"),
-        "label": ClassLabel(names=names),
-        "box": List(Value("float32")),
-        "area": Value("float32"),
-        "iscrowd": Value("bool"),
-        "attribute": Value("int64"),
-        "mask": Value("string"),
-    }
-    image = {"image": Value("string"), "image_id": Value("int64"), "width": Value("int32"), "height": Value("int32")}
-    return Features({**image, "split": Value("string"), "objects": List(detected)})
+    text, number, pixels, real = (Value(kind) for kind in ("string", "int64", "int32", "float32"))
+    detected = {"id": number, "label": ClassLabel(names=names), "box": List(real), "area": real}
+    detected.update(iscrowd=Value("bool"), attribute=number, mask=text)
+    image = {"image": text, "image_id": number, "width": pixels, "height": pixels, "split": text}
+    return Features({**image, "objects": List(detected)})
 
 
 def label_names(table: Dataset) -> list[str]:

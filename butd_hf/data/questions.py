@@ -14,18 +14,9 @@ from .json_files import field, read_json, read_json_lines
 from .splits import rows_of_split, select_split, split_of
 
 
+TEXTS = ("image", "image_id", "question_id", "question", "question_type", "answer_type", "split")
 QUESTION_FEATURES = Features(
-    {
-        "image": Value("string"),
-        "image_id": Value("string"),
-        "question_id": Value("string"),
-        "question": Value("string"),
-        "answers": List(Value("string")),
-        "together": Value("bool"),
-        "question_type": Value("string"),
-        "answer_type": Value("string"),
-        "split": Value("string"),
-    }
+    {**dict.fromkeys(TEXTS, Value("string")), "answers": List(Value("string")), "together": Value("bool")}
 )
 
 EXPECTED = (
@@ -256,30 +247,13 @@ FORMATS: dict[str, Callable[[Path, Any], Iterable[dict[str, Any]]]] = {
 }
 
 
-def row_of(
-    *,
-    image: str | list[str],
-    question_id: str,
-    question: str,
-    answers: list[str],
-    split: str,
-    image_id: str | None = None,
-    together: bool = False,
-    question_type: str | None = None,
-    answer_type: str | None = None,
-) -> dict[str, Any]:
-    """A row of the table, with defaults from the rest; `image` may be a list of candidate paths."""
-    return {
-        "image": image,
-        "image_id": image_id if image_id is not None else image,
-        "question_id": question_id,
-        "question": " ".join(question.split()),
-        "answers": answers,
-        "together": together,
-        "question_type": question_type or " ".join(question.lower().split()[:2]),
-        "answer_type": answer_type or answer_kind(answers),
-        "split": split,
-    }
+def row_of(*, question: str, answers: list[str], **columns: Any) -> dict[str, Any]:
+    """A row of the table, with defaults of its other columns; `image` may be a list of candidate paths."""
+    row = {"image_id": columns["image"], "together": False, **columns}
+    row["question"], row["answers"] = " ".join(question.split()), answers
+    row["question_type"] = row.get("question_type") or " ".join(question.lower().split()[:2])
+    row["answer_type"] = row.get("answer_type") or answer_kind(answers)
+    return {name: row[name] for name in QUESTION_FEATURES}
 
 
 def find_images(rows: list[dict[str, Any]], folder: Path) -> None:

@@ -89,20 +89,11 @@ def load_scene_graphs(
 
 def scene_graph_features(labels: list[str], predicates: list[str]) -> Features:
     """Columns of the table, for objects and predicates of these names."""
-    of_object = {"label": ClassLabel(names=labels), "box": List(Value("float32"))}
-    of_relation = {"subject": Value("int32"), "object": Value("int32"), "predicate": ClassLabel(names=predicates)}
-    return Features(
-        {
-            "image": Value("string"),
-            "image_id": Value("string"),
-            "width": Value("float32"),
-            "height": Value("float32"),
-            "sized": Value("bool"),
-            "split": Value("string"),
-            "objects": List(of_object),
-            "relations": List(of_relation),
-        }
-    )
+    text, real, place = (Value(kind) for kind in ("string", "float32", "int32"))
+    of_object = {"label": ClassLabel(names=labels), "box": List(real)}
+    of_relation = {"subject": place, "object": place, "predicate": ClassLabel(names=predicates)}
+    image = {"image": text, "image_id": text, "width": real, "height": real, "sized": Value("bool"), "split": text}
+    return Features({**image, "objects": List(of_object), "relations": List(of_relation)})
 
 
 def label_names(table: Dataset) -> list[str]:
