@@ -4,6 +4,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ PIXEL_INPUTS = ("pixel_values", "pixel_mask", "image_scale")
 Entry = tuple[int, int]  # place of an image in the list, place of a view
 
 
+@dataclass
 class ImageViews(torch.utils.data.Dataset):
     """
     Views of images, each decoded in the loader's workers.
@@ -53,13 +55,10 @@ class ImageViews(torch.utils.data.Dataset):
         strict: Whether an image that can't be read is an error.
     """
 
-    def __init__(
-        self, images: Sequence[tuple[str, str]], views: Sequence[str], boxes: GivenBoxes | None, strict: bool
-    ):
-        self.images = images
-        self.views = views
-        self.boxes = boxes
-        self.strict = strict
+    images: Sequence[tuple[str, str]]
+    views: Sequence[str]
+    boxes: GivenBoxes | None
+    strict: bool
 
     def __getitem__(self, entry: Entry) -> dict[str, Any]:
         image_id, path = self.images[entry[0]]
@@ -76,6 +75,7 @@ class ImageViews(torch.utils.data.Dataset):
         return sample
 
 
+@dataclass
 class ShardBatches:
     """
     Batches of views, shard after shard, those of near shapes together so that little is padded.
@@ -83,14 +83,11 @@ class ShardBatches:
     They depend on the images of a shard alone, not on which process extracts it.
     """
 
-    def __init__(
-        self, images: Sequence[tuple[str, str]], num_views: int, shard_size: int, batch_size: int, shards: list[int]
-    ):
-        self.images = images
-        self.num_views = num_views
-        self.shard_size = shard_size
-        self.batch_size = batch_size
-        self.shards = shards
+    images: Sequence[tuple[str, str]]
+    num_views: int
+    shard_size: int
+    batch_size: int
+    shards: list[int]
 
     def size_of(self, shard: int) -> int:
         """Views of images in a shard."""
