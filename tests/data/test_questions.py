@@ -4,7 +4,6 @@ import json
 import pytest
 from PIL import Image
 
-from butd_hf.data import questions
 from butd_hf.data.data_errors import DataError
 from butd_hf.data.questions import answered_rows, learnable_rows, load_questions
 
@@ -107,12 +106,6 @@ def test_easy_vqa_splits_are_folders(tmp_path):
     assert list(table["split"]) == ["train", "test"]
     assert list(table["image_id"]) == ["train-0", "test-0"]
     assert load_questions(tmp_path, split="test")[0]["answers"] == ["circle test"]
-
-
-def test_easy_vqa_package_must_be_installed(monkeypatch):
-    monkeypatch.setattr(questions.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="pip install easy-vqa"):
-        load_questions("easy-vqa")
 
 
 def test_format_can_be_named(daquar, vqa2):

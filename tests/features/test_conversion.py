@@ -144,14 +144,6 @@ def test_an_image_that_comes_twice_is_named_and_nothing_is_left(store, tmp_path,
     assert not to.parent.exists() or list(to.parent.iterdir()) == []
 
 
-def test_several_sources_make_one_store(store, tmp_path):
-    with RegionStoreWriter(tmp_path / "MORE") as writer:
-        writer.add("COCO_9", regions_of(9))
-    convert_features([store], tmp_path / "train.tsv.0", output="tsv")  # as the published ones are called
-    assert convert_features([tmp_path / "train.tsv.0", tmp_path / "MORE"], tmp_path / "all", dtype="float16") == 6
-    assert RegionStore.open(tmp_path / "all")["COCO_9"].features.dtype == np.float16
-
-
 def test_refusals(store, tmp_path):
     with pytest.raises(FeatureFileError, match="is there already"):
         convert_features([store], store)
@@ -165,6 +157,10 @@ def test_refusals(store, tmp_path):
     with pytest.raises(FeatureFileError, match="output must be one of"):
         convert_features([store], tmp_path / "out", output="hdf5")
     assert convert_features([store], tmp_path / "a.tsv", output="tsv", overwrite=True) == 5
+    with RegionStoreWriter(tmp_path / "MORE") as writer:
+        writer.add("COCO_9", regions_of(9))
+    assert convert_features([tmp_path / "a.tsv", tmp_path / "MORE"], tmp_path / "all", dtype="float16") == 6
+    assert RegionStore.open(tmp_path / "all")["COCO_9"].features.dtype == np.float16
 
 
 def test_conversion_needs_no_more_memory_for_more_images(tmp_path):

@@ -143,13 +143,6 @@ def test_exchanged_sides_are_noticed_and_columns_can_be_named(tmp_path):
     assert record.regions.width == WIDTH and np.array_equal(record.regions.features, features)
 
 
-def test_features_of_another_size_in_the_middle(tmp_path):
-    rows = [published_row(0, COLUMNS["tsv"])[0], published_row(0, COLUMNS["tsv"], size=9)[0]]
-    write_rows(tmp_path / "a.tsv", rows)
-    with pytest.raises(FeatureFileError, match=r"a\.tsv:2: column 6 \(features\): 108 bytes, expected 96"):
-        list(read_tsv(tmp_path / "a.tsv"))
-
-
 def test_fields_longer_than_the_csv_module_takes_and_notation_of_bytes(tmp_path):
     row, _, features = published_row(0, COLUMNS["tsv"], size=2048 * 8)
     assert len(row[5]) > csv.field_size_limit()
