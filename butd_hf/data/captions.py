@@ -148,7 +148,7 @@ def rows_of_coco(file: Path, document: dict[str, Any]) -> Iterator[tuple[str, di
         place = f"{file}, images[{number}]"
         image_id = str(field(image, "id", (int, str), place))
         described = captions.pop(image_id, None)
-        if described is not None:  # COCO lists images that nobody described
+        if described is not None:  # COCO lists images without captions, too
             name = field(image, "file_name", str, place)
             yield place, row_of(name, image_id, described, image.get("split", split_of(file.stem)), place)
     if captions:

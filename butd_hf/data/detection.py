@@ -29,7 +29,7 @@ def load_detections(
     Boxes are clipped to the image. Boxes without area in it, objects of categories that the file doesn't list and
     polygons of fewer than three points are left out; the log counts them and names the first. Polygons and
     uncompressed run lengths become compressed ones; an object without `segmentation`, or with an empty one, has the
-    mask None, which means that nobody drew it. Category ids become contiguous labels, in the order of the ids.
+    mask None, which means unknown. Category ids become contiguous labels, in the order of the ids.
 
     Args:
         path: A COCO-format JSON file, or a folder that holds `annotations.json`, or COCO's `instances_*.json`, also in

@@ -21,17 +21,17 @@ from torch.utils.data import DataLoader
 from ..progress import images_progress
 from .extraction_fingerprint import fingerprint_of
 from .given_boxes import GivenBoxes
-from .region_rows import DTYPES, DuplicateImageError, RegionStoreError, rows_of_batch
+from .region_rows import DTYPES, DuplicateImageError, RegionStoreError, encode_row, rows_of_batch
 from .region_store import STORE_FILE, RegionStore
 from .region_writing import (
     IMAGES_PER_SHARD,
-    ShardWriter,
     describe_store,
     move_store,
     shard_name,
     unfinished_folder,
     write_index,
     write_json,
+    write_shard,
 )
 from .transforms import VIEWS, load_image
 
@@ -144,7 +144,7 @@ def extract_regions(
 ) -> RegionStore:
     """
     Runs the bottom-up half of a model over images and stores the regions. An existing store is used if
-    nothing that its regions depend on has changed, and extracted anew otherwise.
+    nothing that its regions depend on has changed, and extracted again otherwise.
 
     The store is written beside `store_path` and renamed when it is complete. Several processes share the shards; each
     appears whole or not at all, so that a killed extraction continues with the shards that are missing. With the same
@@ -185,7 +185,7 @@ def extract_regions(
     bottom_up = model if not hasattr(model, "base_model") else model.base_model.bottom_up
     digest = None if boxes is None else boxes.digest
     fingerprint = fingerprint_of(bottom_up, processor, pairs, views, dtype, digest)
-    # only the main process reads what there is: files appear meanwhile
+    # only the main process reads the folder: others may be writing
     plan: list[Any] = [None, None, None]
     if accelerator.is_main_process:
         plan = list(plan_extraction(store_path, fingerprint, len(pairs), max(shard_size, batch_size), overwrite))
@@ -217,7 +217,7 @@ def plan_extraction(
     path: Path, fingerprint: dict[str, Any], num_images: int, shard_size: int, overwrite: bool
 ) -> tuple[str | None, int, list[int] | None]:
     """
-    Compares what there is already with what is wanted.
+    Compares finished and unfinished files with what is wanted.
 
     Returns:
         Why nothing may be done, the images per shard, and the shards that are missing, None with a finished store.
@@ -273,28 +273,23 @@ def extract_shards(
     with images_progress(enabled=accelerator.is_main_process) as progress:
         bar = progress.add_task("extracting regions", total=sum(map(batches.size_of, batches.shards)))
         for shard in batches.shards:
-            writer = ShardWriter(folder / shard_name(shard), dtype)
-            skipped, left = [], batches.size_of(shard)
-            try:
-                while left:
-                    samples, inputs = next(loaded)
-                    left -= len(samples)
-                    # of an image that can't be read, all views fail: its first one is reported
-                    failed = {each["image_id"]: each["error"] for each in samples if "error" in each}
-                    skipped += [name for name in failed.items() if name not in skipped]
-                    readable = [sample for sample in samples if "error" not in sample]
-                    if readable:
-                        regions = forward(bottom_up, inputs, accelerator)
-                        rows = rows_of_batch(regions, [sample["size"] for sample in readable])
-                        for sample, row in zip(readable, rows, strict=True):
-                            writer.add(sample["image_id"], sample["view"], row)
-                    progress.advance(bar, len(samples))
-            except BaseException:
-                writer.discard()
-                raise
-            writer.close()
-            skipped = [{"image_id": image_id, "reason": reason} for image_id, reason in sorted(skipped)]
-            report = {"rows": writer.num_rows, "region_size": writer.region_size, "skipped": skipped}
+            rows, region_size, left = [], 0, batches.size_of(shard)
+            skipped: dict[str, str] = {}
+            while left:
+                samples, inputs = next(loaded)
+                left -= len(samples)
+                skipped |= {sample["image_id"]: sample["error"] for sample in samples if "error" in sample}
+                readable = [sample for sample in samples if "error" not in sample]
+                if readable:
+                    regions = forward(bottom_up, inputs, accelerator)
+                    region_size = regions.features.shape[-1]
+                    found = rows_of_batch(regions, [sample["size"] for sample in readable])
+                    for sample, row in zip(readable, found, strict=True):
+                        rows.append(encode_row(sample["image_id"], sample["view"], row, dtype))
+                progress.advance(bar, len(samples))
+            write_shard(folder / shard_name(shard), rows)
+            reasons = [{"image_id": image_id, "reason": reason} for image_id, reason in sorted(skipped.items())]
+            report = {"rows": len(rows), "region_size": region_size, "skipped": reasons}
             write_json(report_file(folder, shard), report)
     bottom_up.train(was_training)
 

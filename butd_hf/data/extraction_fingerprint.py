@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 
-# `dtype` is known only of loaded models, and the weights tell it
+# only configs of loaded models have a `dtype`; it shows in the weights
 NOT_CONTENT = frozenset({"dtype", "transformers_version", "auto_map", "processor_class", "name_or_path"})
 
 
@@ -52,6 +52,6 @@ def fingerprint_of(
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings as they look after a trip through JSON, without what does not change regions."""
+    """The settings as JSON gives them back, without those that don't change regions."""
     content = {name: settings[name] for name in settings if not name.startswith("_") and name not in NOT_CONTENT}
     return json.loads(json.dumps(content, sort_keys=True, default=str))

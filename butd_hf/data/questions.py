@@ -230,7 +230,7 @@ def rows_of_easy_vqa(file: Path, document: list[list[Any]]) -> Iterator[dict[str
     for number, (question, answer, image) in enumerate(document):
         yield row_of(
             image=f"{image}.png",
-            image_id=f"{split}-{image}",  # numbers begin anew in each split
+            image_id=f"{split}-{image}",  # numbers start from 0 in each split
             question_id=f"{split}-{number}",
             question=str(question),
             answers=[str(answer)],

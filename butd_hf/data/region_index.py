@@ -20,7 +20,7 @@ class IndexWriter:
     def __init__(self, file: Path):
         file.unlink(missing_ok=True)
         self.connection = sqlite3.connect(file, isolation_level=None)
-        # the file is made anew from the shards after a crash: it need not survive one half written
+        # the file is rebuilt from the shards after a crash
         for setting in ("page_size = 4096", "journal_mode = OFF", "synchronous = OFF"):
             self.connection.execute(f"PRAGMA {setting}")
         self.connection.execute(_TABLE)

@@ -16,8 +16,7 @@ from .region_rows import DTYPES, STORE_SCHEMA, RegionStoreError, StoredRegions, 
 from .region_store import INDEX_FILE, STORE_FILE, STORE_VERSION, read_shard
 
 
-IMAGES_PER_SHARD = 64  # what a kill can cost, and files of some ten megabytes
-ROWS_PER_BATCH = 16  # in memory before they are written
+IMAGES_PER_SHARD = 64  # some ten megabytes: in memory until they are written, and what a kill can cost
 
 
 def shard_name(number: int) -> str:
@@ -44,52 +43,17 @@ def write_json(file: Path, value: Any) -> None:
     sync_and_rename(part, file)
 
 
-class ShardWriter:
-    """An Arrow stream of rows, which `datasets` opens; it appears under its name when it is complete."""
-
-    def __init__(self, file: Path, dtype: np.dtype, region_size: int = 0):
-        self.file = file
-        self.part = file.with_name(f".{file.name}.part")
-        self.dtype = dtype
-        self.region_size = region_size
-        self.sink = pa.OSFile(str(self.part), "wb")
-        self.stream = pa.ipc.new_stream(self.sink, STORE_SCHEMA)
-        self.rows: list[dict[str, Any]] = []
-        self.num_rows = 0
-
-    def add(self, image_id: str, view: str, regions: StoredRegions) -> None:
-        """Adds a row. Raises `RegionStoreError` if it can't be stored."""
-        self.rows.append(encode_row(image_id, view, regions, self.dtype))
-        size = regions.features.shape[1]
-        if self.region_size not in (0, size):
-            raise RegionStoreError(f"Features of {image_id!r} have size {size}, those before {self.region_size}.")
-        self.region_size = size
-        self.num_rows += 1
-        if len(self.rows) == ROWS_PER_BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self.rows:
-            self.stream.write_batch(pa.RecordBatch.from_pylist(self.rows, schema=STORE_SCHEMA))
-        self.rows = []
-
-    def close(self) -> None:
-        """Completes the file and renames it."""
-        self._flush()
-        self.stream.close()
-        self.sink.close()
-        sync_and_rename(self.part, self.file)
-
-    def discard(self) -> None:
-        """Removes the unfinished file."""
-        self.stream.close()
-        self.sink.close()
-        self.part.unlink(missing_ok=True)
+def write_shard(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes encoded rows as an Arrow stream, which `datasets` opens; the file is either whole or not there."""
+    part = file.with_name(f".{file.name}.part")
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, STORE_SCHEMA) as stream:
+        stream.write_table(pa.Table.from_pylist(rows, schema=STORE_SCHEMA))
+    sync_and_rename(part, file)
 
 
 class RegionStoreWriter:
     """
-    Writes a store image by image; a few rows are in memory at a time.
+    Writes a store image by image; the rows of one shard are in memory at a time.
 
     ```python
     with RegionStoreWriter("STORE", dtype="float16") as writer:
@@ -130,7 +94,7 @@ class RegionStoreWriter:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.index = IndexWriter(self.folder / INDEX_FILE)
-        self.shard: ShardWriter | None = None
+        self.rows: list[dict[str, Any]] = []  # of the shard that is not written yet
         self.shards: list[tuple[str, int]] = []
         self.views: dict[str, None] = {}  # in the order in which they come
         self.region_size = 0
@@ -143,39 +107,36 @@ class RegionStoreWriter:
             DuplicateImageError: There are regions of this image and view already.
             RegionStoreError: Features or boxes that are not finite, or of another size than those before.
         """
-        if self.shard is None:
-            file = self.folder / shard_name(len(self.shards))
-            self.shard = ShardWriter(file, np.dtype(self.dtype), self.region_size)
-        self.index.add(image_id, view, len(self.shards), self.shard.num_rows)
+        size = regions.features.shape[-1]
+        if self.region_size not in (0, size):
+            raise RegionStoreError(f"Features of {image_id!r} have size {size}, those before {self.region_size}.")
+        self.index.add(image_id, view, len(self.shards), len(self.rows))
+        self.rows.append(encode_row(image_id, view, regions, np.dtype(self.dtype)))
+        self.region_size = size
         self.views[view] = None
-        self.shard.add(image_id, view, regions)
-        self.region_size = self.shard.region_size
-        if self.shard.num_rows == self.shard_size:
-            self._close_shard()
+        if len(self.rows) == self.shard_size:
+            self._write_shard()
 
-    def _close_shard(self) -> None:
-        self.shard.close()
-        self.shards.append((self.shard.file.name, self.shard.num_rows))
-        self.shard = None
+    def _write_shard(self) -> None:
+        name = shard_name(len(self.shards))
+        write_shard(self.folder / name, self.rows)
+        self.shards.append((name, len(self.rows)))
+        self.rows = []
 
     def __enter__(self) -> "RegionStoreWriter":
         return self
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
         try:
+            if kind is None and self.rows:
+                self._write_shard()
+            self.index.close()
             if kind is None:
-                if self.shard is not None:
-                    self._close_shard()
-                self.index.close()
                 views = list(self.views) or ["identity"]
                 describe_store(self.folder, self.dtype, self.region_size, views, self.shards, self.source)
                 move_store(self.folder, self.path)
-        finally:
-            if self.folder.exists():  # it did not end well
-                if self.shard is not None:
-                    self.shard.discard()
-                self.index.close()
-                shutil.rmtree(self.folder, ignore_errors=True)
+        finally:  # after `move_store` there is nothing to remove
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def describe_store(

@@ -83,7 +83,7 @@ def test_batches_are_of_near_shapes_and_know_nothing_of_other_shards(images):
 
 
 STAGES = {
-    "in a shard": ("ShardWriter.add", 7),
+    "in a shard": ("encode_row", 7),
     "before a report": ("write_json", 4),
     "before the index": ("write_index", 1),
     "before the description": ("describe_store", 1),
@@ -94,9 +94,7 @@ STAGES = {
 def killed(model, processor, images, path, stage):
     """What a process does that is killed at a stage."""
     name, calls = STAGES[stage]
-    owner = extraction.ShardWriter if "." in name else extraction
-    name = name.rpartition(".")[2]
-    original, left = getattr(owner, name), [calls]
+    original, left = getattr(extraction, name), [calls]
 
     def dies(*arguments):
         left[0] -= 1
@@ -104,7 +102,7 @@ def killed(model, processor, images, path, stage):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments)
 
-    setattr(owner, name, dies)
+    setattr(extraction, name, dies)
     torch.set_num_threads(1)
     extract_regions(model, processor, images, path, **OPTIONS)
 

@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         path = tmp_path / name
         tracemalloc.start()
         before = pa.total_allocated_bytes()
-        with RegionStoreWriter(path, shard_size=500) as writer:
+        with RegionStoreWriter(path, shard_size=100) as writer:
             for index in range(count):
                 writer.add(f"image {index}", regions_of(0, count=8, region_size=64))
         store = RegionStore.open(path)
