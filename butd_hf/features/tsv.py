@@ -23,12 +23,13 @@ COLUMNS = {
     "lxmert": tuple(LXMERT.split()),
 }
 LONGEST_LINE = 1 << 28  # bytes; 100 regions take about one million
+FLOATS, NUMBERS = np.dtype(np.float32), np.dtype(np.int64)
 # column of the file: name of it here, its type
 LABELS = {
-    "objects_id": ("labels", np.dtype(np.int64)),
-    "objects_conf": ("label_scores", np.dtype(np.float32)),
-    "attrs_id": ("attributes", np.dtype(np.int64)),
-    "attrs_conf": ("attribute_scores", np.dtype(np.float32)),
+    "objects_id": ("labels", NUMBERS),
+    "objects_conf": ("label_scores", FLOATS),
+    "attrs_id": ("attributes", NUMBERS),
+    "attrs_conf": ("attribute_scores", FLOATS),
 }
 
 
@@ -88,13 +89,14 @@ class Line:
         except (binascii.Error, ValueError) as error:
             raise self.error(column, f"no base64 ({error})") from error
         step = rows * dtype.itemsize
-        expected = step * row_size if row_size is not None else None
-        if len(raw) != expected and (expected is not None or (len(raw) % step if step else len(raw))):
-            wanted = f"{expected}" if expected is not None else f"a multiple of {step}"
+        wanted = f"a multiple of {step}" if row_size is None else f"{step * row_size}"
+        if row_size is None:
+            row_size = len(raw) // step if step else 0
+        if len(raw) != step * row_size:
             raise self.error(
                 column, f"{len(raw)} bytes, expected {wanted} for num_boxes {rows} of {dtype.itemsize}-byte numbers"
             )
-        return np.frombuffer(raw, dtype=dtype.newbyteorder("<")).reshape(rows, -1 if rows else 0)
+        return np.frombuffer(raw, dtype=dtype.newbyteorder("<")).reshape(rows, row_size)
 
 
 def read_tsv(file: Path, columns: tuple[str, ...] | None = None) -> Iterator[FeatureRecord]:
@@ -110,38 +112,29 @@ def read_tsv(file: Path, columns: tuple[str, ...] | None = None) -> Iterator[Fea
     """
     region_size: int | None = None
     with open(file, "rb") as lines:
-        number = 0
-        while content := lines.readline(LONGEST_LINE):
-            number += 1
+        for number, content in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), start=1):
             if number == 1:
                 content = content.removeprefix(codecs.BOM_UTF8)
             if not content.strip(b"\r\n"):
                 continue
-            if columns is None:
-                columns = columns_of(content)
+            columns = columns or columns_of(content)
             line = Line(file, number, content, columns)
             if len(content) == LONGEST_LINE:
                 raise line.error(len(columns) - 1, f"the line is longer than {LONGEST_LINE} bytes")
-            image_id = line.text("image_id")
-            count = line.integer("num_boxes")
-            boxes = line.array("boxes", np.dtype(np.float32), count, 4)
-            features = line.array("features", np.dtype(np.float32), count, region_size)
+            image_id, count = line.text("image_id"), line.integer("num_boxes")
+            features = line.array("features", FLOATS, count, region_size)
             if count:
                 region_size = features.shape[1]
-            if count and not region_size:
-                raise line.error("features", "is empty")
-            labels = {
-                name: line.array(column, dtype, count, 1)[:, 0] if count else np.zeros(0, dtype)
-                for column, (name, dtype) in LABELS.items()
-                if column in columns
-            }
+                if not region_size:
+                    raise line.error("features", "is empty")
+            known = {column: LABELS[column] for column in columns if column in LABELS}
             regions = regions_of_pixels(
-                features if count else np.zeros((0, region_size or 0), np.float32),
-                boxes.reshape(-1, 4),
+                features,
+                line.array("boxes", FLOATS, count, 4),
                 line.integer("image_w"),
                 line.integer("image_h"),
                 line.error,
-                **labels,
+                **{name: line.array(column, dtype, count, 1)[:, 0] for column, (name, dtype) in known.items()},
             )
             yield FeatureRecord(image_id, regions, f"{file}:{number}")
 
@@ -167,8 +160,8 @@ def line_of(record: FeatureRecord, columns: tuple[str, ...]) -> bytes:
         "image_w": str(regions.width).encode(),
         "image_h": str(regions.height).encode(),
         "num_boxes": str(count).encode(),
-        "boxes": encoded(boxes_in_pixels(record), np.float32),
-        "features": encoded(regions.features, np.float32),
+        "boxes": encoded(boxes_in_pixels(record), FLOATS),
+        "features": encoded(regions.features, FLOATS),
     }
     for column, (name, dtype) in LABELS.items():
         known = getattr(regions, name)
@@ -176,6 +169,6 @@ def line_of(record: FeatureRecord, columns: tuple[str, ...]) -> bytes:
     return b"\t".join(values[column] for column in columns) + b"\n"
 
 
-def encoded(array: np.ndarray, dtype: np.dtype | type) -> bytes:
+def encoded(array: np.ndarray, dtype: np.dtype) -> bytes:
     """Base64 of an array's bytes, little-endian."""
-    return base64.b64encode(np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<")).tobytes())
+    return base64.b64encode(np.ascontiguousarray(array, dtype=dtype.newbyteorder("<")).tobytes())
