@@ -2,6 +2,7 @@
 """What is wrong with data: an error where nothing may be wrong; otherwise left out, counted and named in the log."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,19 +32,23 @@ class ErrorCounter:
     """
 
     strict: bool = False
-    places: dict[str, list[str]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)  # the first few of each kind
 
     def count(self, what: str, place: str, outcome: str = "left out", harmless: bool = False) -> None:
         """Counts one, and what was done with it. Raises `DataError` if strict, unless it is harmless."""
         if self.strict and not harmless:
             raise DataError(f"{place}: {what}.")
-        self.places.setdefault(f"{what}, {outcome}", []).append(place)
+        what = f"{what}, {outcome}"
+        self.counts[what] += 1
+        if self.counts[what] <= LISTED_PLACES:
+            self.places.setdefault(what, []).append(place)
 
     def log(self) -> None:
         """Logs a warning for each kind, with the number and the first places."""
-        for what, places in self.places.items():
-            more = f" and {len(places) - LISTED_PLACES} more" if len(places) > LISTED_PLACES else ""
-            logger.warning("%d %s: %s%s", len(places), what, "; ".join(places[:LISTED_PLACES]), more)
+        for what, count in self.counts.items():
+            more = f" and {count - LISTED_PLACES} more" if count > LISTED_PLACES else ""
+            logger.warning("%d %s: %s%s", count, what, "; ".join(self.places[what]), more)
 
 
 def require_files(paths: Iterable[str], place: object, required: bool = True) -> None:

@@ -3,7 +3,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ from torchvision.ops import box_area
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
-from ..modeling.image_processing_butd import ButdImageProcessor
 from .data_errors import BrokenSampleError
+from .transforms import image_processor
 
 
 DETECTION_AUGMENTATIONS = ("flip", "crop", "zoom_out", "jitter", "mosaic")
@@ -29,12 +28,6 @@ ORIENTATION = 0x0112  # EXIF tag
 # one row per object of labels, has_mask, iscrowd, attributes
 Sample = dict[str, torch.Tensor]
 PER_OBJECT = ("labels", "has_mask", "iscrowd", "attributes")
-
-
-@lru_cache(maxsize=1)
-def image_processor() -> ButdImageProcessor:
-    """Turns any image into RGB as at inference."""
-    return ButdImageProcessor()
 
 
 def read_image(path: str, height: int, width: int, longest_side: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 
 import numpy as np
@@ -27,6 +27,12 @@ def seeded(*seeds: int) -> Iterator[np.random.Generator]:
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(int(rng.integers(2**63)))
         yield rng
+
+
+@lru_cache(maxsize=1)
+def image_processor() -> ButdImageProcessor:
+    """Its `process_image` turns any image into RGB as at inference."""
+    return ButdImageProcessor()
 
 
 def load_image(path: str, content: bytes | None = None) -> Image.Image:
@@ -117,7 +123,7 @@ class Augmentation:
                 )
                 image = image.crop((left, top, left + width, top + height))
             if "jitter" in self.names:
-                image = v2.functional.to_pil_image(ButdImageProcessor().process_image(image))  # RGB as at inference
+                image = v2.functional.to_pil_image(image_processor().process_image(image))
                 image = v2.ColorJitter(*[self.jitter_strength] * 3)(image)
         mirrored = "flip" in self.names and rng.random() < 0.5
         return (ImageOps.mirror(image) if mirrored else image), mirrored
