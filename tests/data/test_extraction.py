@@ -33,7 +33,7 @@ def processor(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Eleven pictures of three shapes, mixed."""
+    """Eleven images of three shapes, mixed."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     pairs = []
@@ -145,7 +145,7 @@ def test_the_unfinished_is_begun_anew_where_anything_changed(model, processor, i
         extract_regions(model, processor, images[:2], path, overwrite=False, **OPTIONS)
 
 
-def test_pictures_that_cannot_be_read_are_named_and_left_out(model, processor, images, tmp_path):
+def test_images_that_cannot_be_read_are_named_and_left_out(model, processor, images, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(Path(images[0][1]).read_bytes()[:200])
     mixed = [images[0], ("broken.png", str(broken)), *images[1:3], ("missing.png", str(tmp_path / "missing.png"))]
@@ -195,8 +195,8 @@ def test_given_boxes_are_described_exactly(model, processor, images, tmp_path, b
         extract_regions(model, processor, images[:4], tmp_path / "other", boxes=given, **OPTIONS)
 
 
-def test_the_published_detector_is_told_the_scale(tmp_path, images):
-    """Of proposals it drops those that are small in the picture as it came; the processor says how large that was."""
+def test_the_published_detector_gets_the_scale(tmp_path, images):
+    """Of proposals it drops those that are small in the image as it came; the processor says how large that was."""
     processor = butd_hf.ButdImageProcessor.from_recipe("caffe", size={"shortest_edge": 64, "longest_edge": 100})
     seen = []
 

@@ -32,7 +32,7 @@ def test_damaged_files(tmp_path, content, message):
         GivenBoxes(tmp_path / "boxes.jsonl")
 
 
-def test_boxes_outside_the_picture_are_refused_and_a_pixel_is_forgiven(tmp_path):
+def test_boxes_outside_the_image_are_refused_and_a_pixel_is_forgiven(tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps({"a": [[0, 0, 41, 20]], "b": [[0, 0, 10, 30]]}))
     boxes = GivenBoxes(tmp_path / "boxes.json")
     assert boxes.relative("a", 40, 20)[0].tolist() == pytest.approx([0, 0, 41 / 40, 1])

@@ -8,7 +8,7 @@ from butd_hf.data.data_errors import DataError
 from butd_hf.data.questions import answered_rows, learnable_rows, load_questions
 
 
-def picture(file):
+def write_image(file):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8)).save(file)
 
@@ -21,7 +21,7 @@ def write(file, content):
 @pytest.fixture
 def daquar(tmp_path):
     for name in ("1.png", "2.png"):
-        picture(tmp_path / "images" / name)
+        write_image(tmp_path / "images" / name)
     lines = [
         {"image": "1.png", "question": "what is on\u2028the  table", "answers": ["books", "lamp"], "split": "train"},
         {"image": "1.png", "question": "how many lamps are there", "answers": ["2"], "split": "train"},
@@ -33,7 +33,7 @@ def daquar(tmp_path):
 
 @pytest.fixture
 def vqa2(tmp_path):
-    picture(tmp_path / "images" / "val2014" / "COCO_val2014_000000000042.jpg")
+    write_image(tmp_path / "images" / "val2014" / "COCO_val2014_000000000042.jpg")
     asked = [{"image_id": 42, "question": "What color is it?", "question_id": 42000}]
     write(tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json", {"questions": asked, "data_subtype": "val2014"})
     answered = {
@@ -69,7 +69,7 @@ def test_vqa2_joins_questions_with_annotations(vqa2):
 
 def test_vqa2_without_annotations(vqa2, tmp_path_factory):
     folder = tmp_path_factory.mktemp("test-dev")
-    picture(folder / "images" / "test2015" / "COCO_test2015_000000000042.jpg")
+    write_image(folder / "images" / "test2015" / "COCO_test2015_000000000042.jpg")
     asked = [{"image_id": 42, "question": "What is it?", "question_id": 42000}]
     name = "v2_OpenEnded_mscoco_test-dev2015_questions.json"
     write(folder / name, {"questions": asked, "data_subtype": "test-dev2015"})
@@ -81,7 +81,7 @@ def test_vqa2_without_annotations(vqa2, tmp_path_factory):
 
 
 def test_gqa(tmp_path):
-    picture(tmp_path / "images" / "2370799.jpg")
+    write_image(tmp_path / "images" / "2370799.jpg")
     entry = {"question": "Is it red?", "imageId": "2370799", "answer": "no", "types": {"structural": "verify"}}
     write(tmp_path / "val_balanced_questions.json", {"05515938": entry})
     row = load_questions(tmp_path)[0]
@@ -90,7 +90,7 @@ def test_gqa(tmp_path):
 
 
 def test_visual_genome(tmp_path):
-    picture(tmp_path / "VG_100K" / "1.jpg")
+    write_image(tmp_path / "VG_100K" / "1.jpg")
     entry = {"qa_id": 986768, "image_id": 1, "question": "What grows?", "answer": "Trees."}
     write(tmp_path / "question_answers.json", [{"id": 1, "qas": [entry]}])
     row = load_questions(tmp_path)[0]
@@ -100,7 +100,7 @@ def test_visual_genome(tmp_path):
 
 def test_easy_vqa_splits_are_folders(tmp_path):
     for split in ("train", "test"):
-        picture(tmp_path / split / "images" / "0.png")
+        write_image(tmp_path / split / "images" / "0.png")
         write(tmp_path / split / "questions.json", [["what shape is it?", f"circle {split}", 0]])
     table = load_questions(tmp_path)
     assert list(table["split"]) == ["train", "test"]

@@ -104,7 +104,7 @@ def damaged(name):
         ("no id", r"a\.tsv:2: column 1 \(image_id\): is empty"),
     ],
 )
-def test_damage_is_told_with_file_line_and_column(tmp_path, name, message):
+def test_damage_is_reported_with_file_line_and_column(tmp_path, name, message):
     write_rows(tmp_path / "a.tsv", [published_row(0, COLUMNS["tsv"])[0], damaged(name)])
     records = read_tsv(tmp_path / "a.tsv")
     assert next(records).image_id == "42"  # what comes before is fine
@@ -133,7 +133,7 @@ def test_a_wrong_number_of_columns(tmp_path):
         list(read_tsv(tmp_path / "b.tsv"))
 
 
-def test_exchanged_sides_are_noticed_and_columns_can_be_named(tmp_path):
+def test_swapped_sides_are_noticed_and_columns_can_be_named(tmp_path):
     columns = ("image_id", "image_h", "image_w", "num_boxes", "boxes", "features")
     row, _, features = published_row(0, columns)
     write_rows(tmp_path / "a.tsv", [row])
