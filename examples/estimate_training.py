@@ -32,7 +32,7 @@ from butd_hf import (
     ButdForQuestionAnswering,
     ButdImageProcessor,
 )
-from butd_hf.data.views import load_image
+from butd_hf.data.transforms import load_image
 
 
 PHOTOS = sorted((Path(__file__).parent / "images").glob("*.jpg"))

@@ -22,7 +22,7 @@ from PIL import Image
 from butd_hf import ButdConfig, ButdImageProcessor, ButdModel
 from butd_hf.commands.loading import load_checkpoint
 from butd_hf.data.detection import load_detections
-from butd_hf.data.views import load_image
+from butd_hf.data.transforms import load_image
 from butd_hf.detection import find_regions, reference_of
 from butd_hf.metrics.regions import region_recall
 from butd_hf.progress import images_progress

@@ -33,13 +33,12 @@ from transformers import HfArgumentParser
 
 from butd_hf.conversion.backbone_weights import load_backbone_weights
 from butd_hf.data.caption_streams import as_stream_table, first_captions, is_stream, open_captions
-from butd_hf.data.captions import CaptionDataError, load_captions
-from butd_hf.data.flaws import require_files
-from butd_hf.data.mixtures import mix, numbered
-from butd_hf.data.region_store import extract_regions
-from butd_hf.data.splits import rows_of_split
+from butd_hf.data.captions import load_captions
+from butd_hf.data.data_errors import require_files
+from butd_hf.data.extraction import extract_regions
+from butd_hf.data.splits import mix, numbered, rows_of_split
 from butd_hf.data.tokenization import train_tokenizer
-from butd_hf.data.views import Augmentation, load_image, views_of
+from butd_hf.data.transforms import Augmentation, load_image, views_of
 from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
@@ -181,7 +180,7 @@ def load_splits(arguments: CaptioningArguments, seed: int) -> tuple[Dataset | It
     known = set(table["split"])
     eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in known), None)
     eval_table = rows_of_split(table, eval_split, source, arguments.limit)
-    require_files(eval_table["image"], source, CaptionDataError)
+    require_files(eval_table["image"], source)
     return mix(sources, arguments.data_weights, seed), eval_table
 
 

@@ -3,7 +3,7 @@
 Train an object detector, whose proposals are the learned regions of all other tasks:
 
     accelerate launch examples/train_detection.py --data FOLDER --output_dir RUN --image_size 320 \
-        --backbone_weights timm --augment flip crop zoom_out jitter mosaic copy_paste --ema_decay 0.999
+        --backbone_weights timm --augment flip crop zoom_out jitter mosaic --ema_decay 0.999
 
 FOLDER holds `annotations.json` in COCO's format, whose images may name a `split`, and `images/`; COCO's own layout
 works too. Several of them with the same categories are mixed, in the shares of `--data_weights`. RUN explains itself:

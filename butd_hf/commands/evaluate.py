@@ -61,12 +61,13 @@ def captioning(
     Each line of PREDICTIONS is {"image", "caption", "references"}. Exit code 1 if a picture cannot be read; the others
     are scored all the same.
     """
-    from ..data.captions import CaptionDataError, captions_file, images_folder, load_captions
+    from ..data.captions import captions_file, images_folder, load_captions
+    from ..data.data_errors import DataError
 
     try:
         table = load_captions(data, split=split)
         folder = images_folder(captions_file(data)).resolve()
-    except (CaptionDataError, OSError) as error:
+    except (DataError, OSError) as error:
         raise typer.BadParameter(str(error), param_hint="--data / --split") from error
 
     from ..metrics import CaptionMetrics
@@ -175,11 +176,12 @@ def vqa(
     answers are kept back, as in test parts, are answered there and not scored. Exit code 1 if a picture cannot be
     read; the others are scored all the same.
     """
-    from ..data.questions import QuestionDataError, load_questions
+    from ..data.data_errors import DataError
+    from ..data.questions import load_questions
 
     try:
         table = load_questions(data, split=split, format=format)
-    except (QuestionDataError, OSError) as error:
+    except (DataError, OSError) as error:
         raise typer.BadParameter(str(error), param_hint="--data / --split / --format") from error
 
     from ..metrics.question_answering import WordNetUnavailableError, score_answers
@@ -245,11 +247,12 @@ def score_objects(
     masks: bool,
 ) -> None:
     """The body of `detection` and `segmentation`."""
-    from ..data.detection import DetectionDataError, label_names, load_detections
+    from ..data.data_errors import DataError
+    from ..data.detection import label_names, load_detections
 
     try:
         table = load_detections(data, split=split)
-    except (DetectionDataError, OSError) as error:
+    except (DataError, OSError) as error:
         raise typer.BadParameter(str(error), param_hint="--data / --split") from error
 
     import torch

@@ -46,14 +46,15 @@ def scene_graph(
     tells a relation: the recalls count repetitions for nothing (see --repeats). Each line of PREDICTIONS is {"image",
     "objects", "relations", "references"}. Exit code 1 if a picture cannot be read; the others are scored all the same.
     """
-    from ..data.scene_graphs import SceneGraphDataError, label_names, load_scene_graphs, predicate_names
+    from ..data.data_errors import DataError
+    from ..data.scene_graphs import label_names, load_scene_graphs, predicate_names
     from ..relations import GRAPH_MODES, counted_graphs, prediction_line, read_graphs
 
     if mode not in GRAPH_MODES:
         raise typer.BadParameter(f"{mode!r} is none of {', '.join(GRAPH_MODES)}.", param_hint="--mode")
     try:
         table = load_scene_graphs(data, split=split, format=format)
-    except (SceneGraphDataError, OSError, ImportError) as error:
+    except (DataError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error), param_hint="--data / --split / --format") from error
     without = sum(image is None for image in table["image"])
     if mode != "predcls" and without:

@@ -90,8 +90,10 @@ def extract(
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
-    from ..data.given_boxes import BoxesError, GivenBoxes
-    from ..data.region_store import RegionStoreError, extract_regions
+    from ..data.data_errors import DataError
+    from ..data.extraction import extract_regions
+    from ..data.given_boxes import GivenBoxes
+    from ..data.region_rows import RegionStoreError
     from .loading import load_checkpoint
 
     torch.set_num_threads(num_threads)
@@ -116,7 +118,7 @@ def extract(
             shard_size=shard_size,
             overwrite=overwrite,
         )
-    except (BoxesError, RegionStoreError, OSError) as error:
+    except (DataError, RegionStoreError, OSError) as error:
         report(str(error))
         raise typer.Exit(1) from error
     if accelerator.is_main_process:

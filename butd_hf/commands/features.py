@@ -58,15 +58,15 @@ def features(
 
     Exit code 1 if something is damaged, with file, line and column; nothing is then left at DEST.
     """
-    from ..feature_files.conversion import convert_features
-    from ..feature_files.records import FeatureFileError
-    from ..feature_files.tsv import BELIEFS, COLUMNS
+    from ..features.conversion import convert_features
+    from ..features.records import FeatureFileError
+    from ..features.tsv import COLUMNS, LABELS
     from ..progress import images_progress
 
     names = None if columns is None else tuple(name.strip() for name in columns.split(","))
     if names is not None and not set(COLUMNS["tsv"]) <= set(names):
         raise typer.BadParameter(
-            f"expected at least {', '.join(COLUMNS['tsv'])}, besides {', '.join(BELIEFS)} or any other name; "
+            f"expected at least {', '.join(COLUMNS['tsv'])}, besides {', '.join(LABELS)} or any other name; "
             f"got {columns!r}.",
             param_hint="--columns",
         )

@@ -6,17 +6,18 @@ from typing import Any
 
 
 EXPORTS = {  # name: the module of this package that defines it
-    "Augmentation": "views",
-    "DetectionAugmentation": "detection_views",
+    "Augmentation": "transforms",
+    "DetectionAugmentation": "detection_transforms",
+    "DataError": "data_errors",
     "RegionStore": "region_store",
-    "RegionStoreWriter": "region_store",
+    "RegionStoreWriter": "region_writing",
     "build_answers": "answers",
-    "extract_regions": "region_store",
+    "extract_regions": "extraction",
     "load_captions": "captions",
     "load_detections": "detection",
     "load_questions": "questions",
     "load_scene_graphs": "scene_graphs",
-    "mix": "mixtures",
+    "mix": "splits",
     "normalize_answer": "answers",
     "open_captions": "caption_streams",
     "train_tokenizer": "tokenization",

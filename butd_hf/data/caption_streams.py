@@ -7,13 +7,14 @@ from typing import Any
 
 from datasets import Dataset, Features, Image, IterableDataset, List, Value, load_dataset
 
-from .captions import CAPTION_COLUMNS, CAPTIONS_FILE, CaptionDataError, metadata_files
+from .captions import CAPTION_COLUMNS, CAPTIONS_FILE, metadata_files
+from .data_errors import DataError
 
 
 STREAM_PREFIX = "stream:"
 SHARD_SUFFIX = ".tar"
 
-# pictures stay as the files they are until one is to be learned from
+# images stay undecoded until training reads them
 STREAM_FEATURES = Features(
     {"image": Image(decode=False), "image_id": Value("string"), "captions": List(Value("string"))}
 )
@@ -27,20 +28,20 @@ def is_stream(source: str) -> bool:
     if source.startswith(STREAM_PREFIX) or source.endswith(SHARD_SUFFIX):
         return True
     folder = Path(source)
-    # beside captions, an archive is what they were unpacked from
+    # beside a captions file, an archive is what the images were unpacked from
     described = (folder / CAPTIONS_FILE).is_file() or bool(metadata_files(folder))
     return folder.is_dir() and not described and any(folder.glob(f"*{SHARD_SUFFIX}"))
 
 
 def open_captions(source: str, split: str = "train") -> IterableDataset:
     """
-    Opens a stream of images with captions. Nothing is read but what tells its columns.
+    Opens a stream of images with captions; only its columns are read.
 
     Args:
         source: WebDataset shards, a folder of them or a file name ending in `.tar`, which may be a pattern (`*`) or
-            an address: files with the same name and different endings are a sample, pictures beside `.txt`, or
+            a URL: files with the same name and different endings are a sample, an image beside `.txt`, or
             `.json` with `caption`, `captions` or `text`. Or `stream:NAME`, where NAME is anything that
-            `datasets.load_dataset` takes: a data set of the Hub, or a folder of Parquet files or pictures;
+            `datasets.load_dataset` takes: a data set of the Hub, or a folder of Parquet files or images;
             `stream:NAME:CONFIG` names a configuration.
         split: Of `stream:NAME`. Shards are all of one split.
 
@@ -49,7 +50,7 @@ def open_captions(source: str, split: str = "train") -> IterableDataset:
         where a sample is broken.
 
     Raises:
-        CaptionDataError: There is no column of pictures or of captions.
+        DataError: There is no column of images or of captions.
         FileNotFoundError: There is nothing at `source`.
     """
     if source.startswith(STREAM_PREFIX):
@@ -59,14 +60,14 @@ def open_captions(source: str, split: str = "train") -> IterableDataset:
         files = f"{source.rstrip('/')}/*{SHARD_SUFFIX}" if Path(source).is_dir() else source
         stream = load_dataset("webdataset", data_files=files, split="train", streaming=True)
     columns = stream.column_names or list(next(iter(stream)))
-    image = next((name for name in IMAGE_COLUMNS if name in columns), None)
-    text = next((name for name in TEXT_COLUMNS if name in columns), None)
+    image, text, named = (
+        next((name for name in names if name in columns), None) for names in (IMAGE_COLUMNS, TEXT_COLUMNS, ID_COLUMNS)
+    )
     if image is None or text is None:
-        raise CaptionDataError(
-            f"{source}: found the columns {columns}, expected pictures in one of {IMAGE_COLUMNS} and captions in one "
+        raise DataError(
+            f"{source}: found the columns {columns}, expected images in one of {IMAGE_COLUMNS} and captions in one "
             f"of {TEXT_COLUMNS}."
         )
-    named = next((name for name in ID_COLUMNS if name in columns), None)
     stream = stream.cast_column(image, Image(decode=False))
     return stream.map(
         row_of, fn_kwargs={"columns": (image, text, named)}, remove_columns=columns, features=STREAM_FEATURES
@@ -74,20 +75,20 @@ def open_captions(source: str, split: str = "train") -> IterableDataset:
 
 
 def row_of(row: dict[str, Any], columns: tuple[str, str, str | None]) -> dict[str, Any]:
-    """A sample in the columns of the stream. Nothing is wrong with a broken one until somebody learns from it."""
-    image, text, named = columns
+    """A sample in the columns of the stream; a broken one is an error only when it is used."""
+    image_column, text, named = columns
     captions = row[text]
     if isinstance(captions, dict):
         captions = next((captions[name] for name in CAPTION_COLUMNS if captions.get(name)), None)
     captions = captions if isinstance(captions, list) else [captions]
     captions = [" ".join(each.split()) for each in captions if isinstance(each, str)]
-    picture = row[image]
-    path = (picture or {}).get("path")
+    image = row[image_column]
+    path = (image or {}).get("path")
     image_id = row[named] if named is not None else path
     if row.get("__url__") is not None:
         image_id = f"{row['__url__']}: {image_id}"
-        picture = {**picture, "path": f"{row['__url__']}: {path}"} if picture is not None else None
-    return {"image": picture, "image_id": str(image_id), "captions": [each for each in captions if each]}
+        image = {**image, "path": f"{row['__url__']}: {path}"} if image is not None else None
+    return {"image": image, "image_id": str(image_id), "captions": [each for each in captions if each]}
 
 
 def as_stream_table(table: Dataset) -> Dataset:
@@ -97,9 +98,8 @@ def as_stream_table(table: Dataset) -> Dataset:
 
 def first_captions(stream: IterableDataset, images: int) -> Iterable[str]:
     """The captions of the first images of a stream."""
-    for batch in stream.take(images).select_columns("captions").iter(batch_size=100):
-        for captions in batch["captions"]:
-            yield from captions
+    for row in stream.take(images).select_columns("captions"):
+        yield from row["captions"]
 
 
 __all__ = ["as_stream_table", "first_captions", "is_stream", "open_captions"]

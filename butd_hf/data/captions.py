@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Caption data sets: three common file layouts, one table of images and their captions."""
+"""Caption data sets: four common file layouts, one table of images and their captions."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
-from .flaws import require_files
+from .data_errors import DataError, ErrorCounter, require_files
+from .json_files import field, read_json, read_json_lines
+from .splits import select_split, split_of
 
 
-CAPTION_FEATURES = Features(
-    {
-        "image": Value("string"),
-        "image_id": Value("string"),
-        "captions": List(Value("string")),
-        "split": Value("string"),
-    }
-)
+TEXT = Value("string")
+CAPTION_FEATURES = Features({"image": TEXT, "image_id": TEXT, "captions": List(TEXT), "split": TEXT})
 
 EXPECTED = (
     'JSON Lines of {"image", "split", "captions"}, an imagefolder\'s metadata.jsonl of {"file_name", "text"}, '
@@ -26,11 +23,7 @@ EXPECTED = (
 
 CAPTIONS_FILE = "captions.jsonl"
 METADATA_FILE = "metadata.jsonl"  # of an `imagefolder` of the library `datasets`
-CAPTION_COLUMNS = ("captions", "text", "caption")  # of it, the first that is there; a string or several
-
-
-class CaptionDataError(ValueError):
-    """A captions file that cannot be used: the message names the place, what came and what was expected."""
+CAPTION_COLUMNS = ("captions", "text", "caption")  # the first that is there counts; a string or several
 
 
 def load_captions(
@@ -41,20 +34,21 @@ def load_captions(
 
     The layout is recognised from the content: JSON Lines (`{"image", "split", "captions"}` per line), COCO captions
     JSON, or Karpathy-split JSON (whose `restval` counts as `train`). A folder with `metadata.jsonl` is an
-    `imagefolder` as the library `datasets` knows it: pictures beside the file, or in a folder per split with a file
-    each; `{"file_name", "text"}` per line, where `caption` or `captions` do as well and `split` is optional.
+    `imagefolder` as the library `datasets` knows it: images beside the file, or in a folder per split with a file
+    each; `{"file_name", "text"}` per line, where `caption` or `captions` do as well and `split` is optional. Images
+    without a caption are left out; the log counts and names them.
 
     Args:
         path: The captions file, or a folder that holds `captions.jsonl` or is an `imagefolder`.
         split: Keep only this split; all of them by default.
         images: Folder of the image files. By default `images/` beside the captions file.
-        require_images: Whether every image file must be there. Otherwise a warning names those that are missing.
+        require_images: Whether every image file must exist. Otherwise a warning names those that are missing.
 
     Returns:
         A table with the columns `image` (absolute path), `image_id`, `captions` (at least one per image) and `split`.
 
     Raises:
-        CaptionDataError: The file is malformed, an image file is missing, or the split does not exist.
+        DataError: The file is malformed, an image file is missing, or the split does not exist.
         FileNotFoundError: There is no captions file at `path`, or no images folder.
     """
     file = captions_file(Path(path))
@@ -62,21 +56,29 @@ def load_captions(
     if not folder.is_dir():
         raise FileNotFoundError(f"No images folder at {folder}: pass the folder that holds the image files.")
 
-    rows = rows_of_imagefolder(Path(path)) if file.name == METADATA_FILE else read_rows(file)
-    if not rows:
-        raise CaptionDataError(f"{file}: no image with captions in it, expected {EXPECTED}.")
-    if split is not None:
-        splits = sorted({row["split"] for row in rows})
-        rows = [row for row in rows if row["split"] == split]
-        if not rows:
-            raise CaptionDataError(f"{file}: no image in split {split!r}, the file has {splits}.")
+    if file.name == METADATA_FILE:
+        found = (
+            row
+            for metadata, name in metadata_files(file.parent).items()
+            for row in rows_of_lines(metadata, "file_name", name or "train", metadata.parent.relative_to(file.parent))
+        )
+    else:
+        found = rows_of_file(file)
+    errors, rows = ErrorCounter(), []
+    for place, row in found:
+        row["captions"] = [" ".join(caption.split()) for caption in row["captions"] if caption.strip()]
+        if row["captions"]:
+            rows.append(row)
+        else:
+            errors.count("images without a caption", place)
+    rows = select_split(rows, split, file, EXPECTED)
+    errors.log()
 
     folder = folder.resolve()
     for row in rows:
         row["image"] = str(folder / row["image"])
-    require_files((row["image"] for row in rows), file, CaptionDataError, require_images)
-    columns = {name: [row[name] for row in rows] for name in CAPTION_FEATURES}
-    return Dataset.from_dict(columns, features=CAPTION_FEATURES)
+    require_files((row["image"] for row in rows), file, require_images)
+    return Dataset.from_list(rows, features=CAPTION_FEATURES)
 
 
 def captions_file(path: Path) -> Path:
@@ -94,7 +96,7 @@ def captions_file(path: Path) -> Path:
 
 
 def images_folder(file: Path) -> Path:
-    """Where the images of a captions file are, unless told otherwise."""
+    """The default folder of the images of a captions file."""
     return file.parent if file.name == METADATA_FILE else file.parent / "images"
 
 
@@ -105,153 +107,75 @@ def metadata_files(folder: Path) -> dict[Path, str | None]:
     return {file: file.parent.name for file in sorted(folder.glob(f"*/{METADATA_FILE}"))}
 
 
-def rows_of_imagefolder(path: Path) -> list[dict[str, Any]]:
-    """Rows of an `imagefolder`, or of its metadata file. A line without `split` is of its folder's, or of `train`."""
-    folder = path if path.is_dir() else path.parent
-    rows = []
-    for file, split in metadata_files(folder).items():
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
-            place = f"{file}, line {number}"
-            entry = parse_line(line, place)
-            image = (file.parent / field(entry, "file_name", str, place)).relative_to(folder).as_posix()
-            column = next((name for name in CAPTION_COLUMNS if name in entry), CAPTION_COLUMNS[1])
-            captions = field(entry, column, (str, list), place)
-            rows.append(
-                {
-                    "image": image,
-                    "image_id": str(entry.get("image_id", image)),
-                    "captions": clean_captions([captions] if isinstance(captions, str) else captions, place),
-                    "split": str(entry.get("split", split or "train")),
-                }
-            )
-    return rows
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Rows of `image` (relative to the images folder), `image_id`, `captions` and `split` of a captions file."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    first = next((line for line in lines if line.strip()), "")
+def rows_of_file(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and row of each image of a captions file; `image` is relative to the images folder."""
+    with open(file, encoding="utf-8-sig") as lines:
+        first = next((line for line in lines if line.strip()), "")
     try:
         opening = json.loads(first)
     except json.JSONDecodeError:
-        opening = None  # one document over several lines, or broken: the suffix says how to report it
+        opening = None  # one document over several lines, or damaged: the suffix decides how that is reported
     by_line = isinstance(opening, dict) and "images" not in opening
     if by_line or (opening is None and file.suffix == ".jsonl"):
-        return rows_of_lines(file, lines)
+        yield from rows_of_lines(file, "image", "train", Path())
+        return
 
-    try:
-        document = json.loads("\n".join(lines))
-    except json.JSONDecodeError as error:
-        raise CaptionDataError(
-            f"{file}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}), expected {EXPECTED}."
-        ) from error
+    document = read_json(file, EXPECTED)
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
         found = sorted(document) if isinstance(document, dict) else type(document).__name__
-        raise CaptionDataError(f"{file}: found {found}, expected {EXPECTED}.")
-    if "annotations" in document:
-        return rows_of_coco(file, document)
-    return rows_of_karpathy(file, document)
+        raise DataError(f"{file}: found {found}, expected {EXPECTED}.")
+    yield from (rows_of_coco if "annotations" in document else rows_of_karpathy)(file, document)
 
 
-def parse_line(line: str, place: str) -> Any:
-    """What a line of JSON Lines says."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CaptionDataError(f"{place}: not JSON ({error.msg}, column {error.colno}): {line[:80]!r}.") from error
+def rows_of_lines(file: Path, image_column: str, split: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a JSON Lines file; a line without `split` belongs to the one given, images are relative to `folder`."""
+    for place, entry in read_json_lines(file):
+        image = (folder / field(entry, image_column, str, place)).as_posix()
+        default = "captions" if image_column == "image" else "text"  # what a message expects where there is none
+        column = next((name for name in CAPTION_COLUMNS if name in entry), default)
+        captions = field(entry, column, (list, str), place)
+        yield place, row_of(image, entry.get("image_id", image), captions, entry.get("split", split), place)
 
 
-def rows_of_lines(file: Path, lines: list[str]) -> list[dict[str, Any]]:
-    """Rows of a JSON Lines file; a line without `split` belongs to `train`."""
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = f"{file}, line {number}"
-        entry = parse_line(line, place)
-        image = field(entry, "image", str, place)
-        rows.append(
-            {
-                "image": image,
-                "image_id": str(entry.get("image_id", image)),
-                "captions": clean_captions(field(entry, "captions", list, place), place),
-                "split": str(entry.get("split", "train")),
-            }
-        )
-    return rows
-
-
-def rows_of_coco(file: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
+def rows_of_coco(file: Path, document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a COCO captions file. Its split is named by the file, as in `captions_val2017.json`."""
-    captions: dict[Any, list[str]] = {}
+    captions: dict[str, list[str]] = {}
     for number, annotation in enumerate(field(document, "annotations", list, str(file))):
         place = f"{file}, annotations[{number}]"
-        image_id = field(annotation, "image_id", (int, str), place)
+        image_id = str(field(annotation, "image_id", (int, str), place))
         captions.setdefault(image_id, []).append(field(annotation, "caption", str, place))
-    of_file = next((name for name in ("train", "val", "test") if name in file.stem), "train")
-    rows = []
     for number, image in enumerate(document["images"]):
         place = f"{file}, images[{number}]"
-        image_id = field(image, "id", (int, str), place)
-        if image_id not in captions:  # COCO lists images that nobody described
-            continue
-        rows.append(
-            {
-                "image": field(image, "file_name", str, place),
-                "image_id": str(image_id),
-                "captions": clean_captions(captions.pop(image_id), place),
-                "split": str(image.get("split", of_file)),
-            }
-        )
+        image_id = str(field(image, "id", (int, str), place))
+        described = captions.pop(image_id, None)
+        if described is not None:  # COCO lists images without captions, too
+            name = field(image, "file_name", str, place)
+            yield place, row_of(name, image_id, described, image.get("split", split_of(file.stem)), place)
     if captions:
-        raise CaptionDataError(
+        raise DataError(
             f"{file}: {len(captions)} annotated image ids are not in `images`, the first is {next(iter(captions))!r}."
         )
-    return rows
 
 
-def rows_of_karpathy(file: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
+def rows_of_karpathy(file: Path, document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a Karpathy-split file (`dataset_coco.json`, `dataset_flickr8k.json`, ...)."""
-    rows = []
     for number, image in enumerate(document["images"]):
         place = f"{file}, images[{number}]"
-        filename = field(image, "filename", str, place)
-        split = field(image, "split", str, place)
+        filename, split = field(image, "filename", str, place), field(image, "split", str, place)
         sentences = field(image, "sentences", list, place)
-        raw = [field(sentence, "raw", str, f"{place}.sentences") for sentence in sentences]
-        rows.append(
-            {
-                "image": str(Path(image.get("filepath", ""), filename)),
-                "image_id": str(image.get("cocoid", image.get("imgid", filename))),
-                "captions": clean_captions(raw, place),
-                "split": "train" if split == "restval" else split,
-            }
-        )
-    return rows
+        captions = [field(sentence, "raw", str, f"{place}.sentences") for sentence in sentences]
+        name = Path(image.get("filepath", ""), filename).as_posix()
+        image_id = image.get("cocoid", image.get("imgid", filename))
+        yield place, row_of(name, image_id, captions, "train" if split == "restval" else split, place)
 
 
-def field(entry: Any, name: str, kind: type | tuple[type, ...], place: str) -> Any:
-    """The value `entry[name]`, checked to be there and of the kind."""
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    expected = " or ".join(each.__name__ for each in kinds)
-    if not isinstance(entry, dict):
-        raise CaptionDataError(f"{place}: expected an object with {name!r}, got {entry!r:.80}.")
-    if name not in entry:
-        raise CaptionDataError(f"{place}: no {name!r} ({expected}) among {sorted(entry)}.")
-    if not isinstance(entry[name], kinds):
-        raise CaptionDataError(f"{place}: {name!r} must be {expected}, got {entry[name]!r:.80}.")
-    return entry[name]
-
-
-def clean_captions(captions: list[Any], place: str) -> list[str]:
-    """The captions without surrounding white space; at least one non-empty string is required."""
+def row_of(image: str, image_id: Any, captions: str | list[Any], split: Any, place: str) -> dict[str, Any]:
+    """A row of the table. Raises `DataError` if a caption is not a string."""
+    captions = [captions] if isinstance(captions, str) else captions
     for caption in captions:
         if not isinstance(caption, str):
-            raise CaptionDataError(f"{place}: a caption must be a string, got {caption!r:.80}.")
-    cleaned = [" ".join(caption.split()) for caption in captions]
-    cleaned = [caption for caption in cleaned if caption]
-    if not cleaned:
-        raise CaptionDataError(f"{place}: expected at least one caption, got {captions!r:.80}.")
-    return cleaned
+            raise DataError(f"{place}: a caption must be a string, got {caption!r:.80}.")
+    return {"image": image, "image_id": str(image_id), "captions": captions, "split": str(split)}
+
+
+__all__ = ["captions_file", "images_folder", "load_captions", "metadata_files"]

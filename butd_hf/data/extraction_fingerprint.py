@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that extracted regions depend on, so that a store is used as long as none of it has changed, and no longer."""
+"""What extracted regions depend on: a store is used as long as none of it has changed."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 
-# `dtype` is known only of loaded models, and the weights tell it
+# only configs of loaded models have a `dtype`; it shows in the weights
 NOT_CONTENT = frozenset({"dtype", "transformers_version", "auto_map", "processor_class", "name_or_path"})
 
 
@@ -24,7 +24,7 @@ def fingerprint_of(
     boxes: str | None = None,
 ) -> dict[str, Any]:
     """
-    What regions depend on. Where images lie does not matter; their ids and sizes in bytes do.
+    What regions depend on. Folders of images do not matter; image ids and file sizes do.
 
     Args:
         boxes: The digest of boxes that were given.
@@ -36,7 +36,8 @@ def fingerprint_of(
         weights.update(values.numpy().tobytes())
     listed = hashlib.sha256()
     for image_id, path in pairs:
-        listed.update(f"{image_id}\t{bytes_of(path)}\n".encode())
+        size = Path(path).stat().st_size if Path(path).is_file() else -1  # a missing file is reported when it is read
+        listed.update(f"{image_id}\t{size}\n".encode())
     config = getattr(bottom_up, "config", None)
     image_processor = getattr(processor, "image_processor", processor)
     return {
@@ -50,15 +51,7 @@ def fingerprint_of(
     }
 
 
-def bytes_of(path: str) -> int:
-    """The size of a file, -1 if there is none: whoever reads it will say so."""
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return -1
-
-
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings as they look after a trip through JSON, without what does not change regions."""
+    """The settings as JSON gives them back, without those that don't change regions."""
     content = {name: settings[name] for name in settings if not name.startswith("_") and name not in NOT_CONTENT}
     return json.loads(json.dumps(content, sort_keys=True, default=str))

@@ -2,29 +2,21 @@
 """Question answering data sets: five file layouts, one table of questions, their images and their answers."""
 
 import importlib.util
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
-from .answers import answer_kind
-from .flaws import require_files
+from .answers import answer_kind, answer_scores
+from .data_errors import DataError, ErrorCounter, require_files
+from .json_files import field, read_json, read_json_lines
+from .splits import rows_of_split, select_split, split_of
 
 
+TEXTS = ("image", "image_id", "question_id", "question", "question_type", "answer_type", "split")
 QUESTION_FEATURES = Features(
-    {
-        "image": Value("string"),
-        "image_id": Value("string"),
-        "question_id": Value("string"),
-        "question": Value("string"),
-        "answers": List(Value("string")),
-        "together": Value("bool"),
-        "question_type": Value("string"),
-        "answer_type": Value("string"),
-        "split": Value("string"),
-    }
+    {**dict.fromkeys(TEXTS, Value("string")), "answers": List(Value("string")), "together": Value("bool")}
 )
 
 EXPECTED = (
@@ -33,11 +25,13 @@ EXPECTED = (
     "image]]"
 )
 EASY_VQA = "easy-vqa"  # the package that carries its data
-SPLITS = ("train", "val", "test")
-
-
-class QuestionDataError(ValueError):
-    """A questions file that cannot be used: the message names the place, what came and what was expected."""
+PATTERNS = {  # what a folder is recognised by, in this order
+    "daquar": ("qa.jsonl",),
+    "easy_vqa": ("train/questions.json", "test/questions.json"),
+    "visual_genome": ("question_answers.json",),
+    "vqa2": ("*questions.json",),
+    "gqa": ("*questions.json",),
+}
 
 
 def load_questions(
@@ -59,114 +53,102 @@ def load_questions(
             has none and is all `train`.
         images: Folder of the image files. By default `images/` beside the questions file, or else its own folder.
         format: One of `FORMATS`, or `auto` to recognise it from the content.
-        require_images: Whether every image file must be there. Otherwise a warning names those that are missing.
+        require_images: Whether every image file must exist. Otherwise a warning names those that are missing.
 
     Returns:
         A table with the columns `image` (absolute path), `image_id`, `question_id`, `question`, `answers` (as they
-        were given; none where a test part keeps them back), `together` (they are a set, right together, not what
+        were given; none where a test part has none), `together` (they are a set, right together, not what
         several people said), `question_type`, `answer_type` (`yes/no`, `number`, `other`) and `split`.
 
     Raises:
-        QuestionDataError: The file is malformed, an image file is missing, or the split or format does not exist.
+        DataError: The file is malformed, an image file is missing, or the split or format does not exist.
         FileNotFoundError: There is no questions file at `path`.
     """
     if format not in ("auto", *FORMATS):
-        raise QuestionDataError(f"format must be 'auto' or one of {sorted(FORMATS)}, got {format!r}.")
+        raise DataError(f"format must be 'auto' or one of {sorted(FORMATS)}, got {format!r}.")
     rows: list[dict[str, Any]] = []
     for file in question_files(path, format):
-        name, content = read_file(file, format)
+        lines = format == "daquar" or (format == "auto" and file.suffix == ".jsonl")
+        content = None if lines else read_json(file, EXPECTED)
+        name = "daquar" if lines else format_of(file, content) if format == "auto" else format
         folder = Path(images) if images is not None else file.parent / "images"
         if not folder.is_dir() and images is None:
             folder = file.parent
         try:
             found = list(FORMATS[name](file, content))
-        except QuestionDataError:
+        except DataError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise QuestionDataError(
+            raise DataError(
                 f"{file}: not what {name} looks like ({type(error).__name__}: {error}), expected {EXPECTED}."
             ) from error
-        resolve_images(found, folder)
-        require_files((row["image"] for row in found), file, QuestionDataError, require_images)
+        find_images(found, folder)
+        require_files((row["image"] for row in found), file, require_images)
         rows.extend(found)
-    if not rows:
-        raise QuestionDataError(f"{path}: no question in it, expected {EXPECTED}.")
-    if split is not None:
-        splits = sorted({row["split"] for row in rows})
-        rows = [row for row in rows if row["split"] == split]
-        if not rows:
-            raise QuestionDataError(f"{path}: no question in split {split!r}, there are {splits}.")
-    columns = {name: [row[name] for row in rows] for name in QUESTION_FEATURES}
-    return Dataset.from_dict(columns, features=QUESTION_FEATURES)
+    return Dataset.from_list(select_split(rows, split, path, EXPECTED), features=QUESTION_FEATURES)
+
+
+def answered_rows(table: Dataset, split: str | None, source: str, limit: int) -> Dataset:
+    """The first questions of a split that have answers. Raises `ValueError` if there are none."""
+    answered = table.select([row for row, answers in enumerate(table["answers"]) if len(answers) > 0])
+    return rows_of_split(answered, split, f"{source} (questions with answers)", limit)
+
+
+def learnable_rows(table: Dataset, known: Collection[str], strict: bool) -> Dataset:
+    """
+    The questions with an answer that the model has: a cross-entropy learns nothing from the others.
+
+    Raises:
+        DataError: With `strict`, for the first of the others.
+    """
+    errors, known, rows = ErrorCounter(strict), set(known), []
+    columns = (table[name] for name in ("question_id", "answers", "together"))
+    for row, (question_id, answers, together) in enumerate(zip(*columns, strict=True)):
+        if known.isdisjoint(answer_scores(answers, together=together)):
+            errors.count("questions with no answer that the model knows", f"question {question_id}: {answers[:3]}")
+        else:
+            rows.append(row)
+    errors.log()
+    return table.select(rows)
 
 
 def question_files(path: str | Path, format: str) -> list[Path]:
     """The questions files at `path`, which is one of them, their folder or the name of the easy-VQA package."""
     if str(path) in (EASY_VQA, "easy_vqa") and not Path(path).exists():
-        return question_files(easy_vqa_folder(), "easy_vqa")
+        found = importlib.util.find_spec("easy_vqa")
+        if found is None or found.origin is None:
+            raise FileNotFoundError("easy-VQA is not installed: pip install easy-vqa, or pass the folder of its data.")
+        return question_files(Path(found.origin).parent / "data", "easy_vqa")
     path = Path(path)
     if path.is_file():
         return [path]
-    patterns = {
-        "daquar": ("qa.jsonl",),
-        "easy_vqa": ("train/questions.json", "test/questions.json"),
-        "visual_genome": ("question_answers.json",),
-        "vqa2": ("*questions.json",),
-        "gqa": ("*questions.json",),
-    }
-    for names in patterns.values() if format == "auto" else [patterns[format]]:
+    for names in PATTERNS.values() if format == "auto" else [PATTERNS[format]]:
         files = [file for name in names for file in sorted(path.glob(name))]
         if files:
             return files
     raise FileNotFoundError(f"No questions at {path}: expected a questions file or its folder, with {EXPECTED}.")
 
 
-def easy_vqa_folder() -> Path:
-    """The data of the installed easy-VQA package."""
-    found = importlib.util.find_spec("easy_vqa")
-    if found is None or found.origin is None:
-        raise FileNotFoundError("easy-VQA is not installed: pip install easy-vqa, or pass the folder of its data.")
-    return Path(found.origin).parent / "data"
-
-
-def read_file(file: Path, format: str) -> tuple[str, Any]:
-    """The format of a questions file and its content: a list of numbered lines for DAQUAR, or a JSON document."""
-    text = file.read_text(encoding="utf-8")
-    if format == "daquar" or (format == "auto" and file.suffix == ".jsonl"):
-        return "daquar", [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise QuestionDataError(
-            f"{file}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}), expected {EXPECTED}."
-        ) from error
-    if format != "auto":
-        return format, content
+def format_of(file: Path, content: Any) -> str:
+    """The format of a JSON document."""
     if isinstance(content, dict):
-        return ("vqa2" if isinstance(content.get("questions"), list) else "gqa"), content
+        return "vqa2" if isinstance(content.get("questions"), list) else "gqa"
     if isinstance(content, list) and content:
-        return ("visual_genome" if isinstance(content[0], dict) else "easy_vqa"), content
-    raise QuestionDataError(f"{file}: found {type(content).__name__} {content!r:.60}, expected {EXPECTED}.")
+        return "visual_genome" if isinstance(content[0], dict) else "easy_vqa"
+    raise DataError(f"{file}: found {type(content).__name__} {content!r:.60}, expected {EXPECTED}.")
 
 
-def rows_of_daquar(file: Path, lines: list[tuple[int, str]]) -> Iterator[dict[str, Any]]:
+def rows_of_daquar(file: Path, _: None) -> Iterator[dict[str, Any]]:
     """Rows of JSON Lines whose answers are right together; a line without `split` belongs to `train`."""
-    for number, line in lines:
-        place = f"{file}, line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise QuestionDataError(
-                f"{place}: not JSON ({error.msg}, column {error.colno}): {line[:80]!r}."
-            ) from error
-        image = text_of(entry, "image", place)
+    for place, entry in read_json_lines(file):
+        image = field(entry, "image", str, place)
         answers = entry.get("answers")
         if not isinstance(answers, list) or not all(isinstance(answer, str) and answer.strip() for answer in answers):
-            raise QuestionDataError(f"{place}: 'answers' must be a list of texts, got {answers!r:.80}.")
+            raise DataError(f"{place}: 'answers' must be a list of texts, got {answers!r:.80}.")
         yield row_of(
             image=image,
-            question_id=str(number),
-            question=text_of(entry, "question", place),
+            question_id=place.rpartition(" ")[2],  # the number of the line
+            question=field(entry, "question", str, place),
             answers=answers,
             together=True,
             split=str(entry.get("split", "train")),
@@ -178,27 +160,23 @@ def rows_of_vqa2(file: Path, document: dict[str, Any]) -> Iterator[dict[str, Any
     annotations = annotations_file(file)
     answered: dict[Any, dict[str, Any]] = {}
     if annotations is not None:
-        try:
-            answered = {
-                each["question_id"]: each for each in json.loads(annotations.read_text("utf-8"))["annotations"]
-            }
-        except json.JSONDecodeError as error:
-            raise QuestionDataError(f"{annotations}, line {error.lineno}: not JSON ({error.msg}).") from error
+        answered = {each["question_id"]: each for each in read_json(annotations, "VQA annotations")["annotations"]}
     subtype = str(document.get("data_subtype", ""))
+    images = subtype.replace("-dev", "")  # the questions of test-dev2015 are about images of test2015
     for number, entry in enumerate(document["questions"]):
         place = f"{file}, questions[{number}]"
         image_id, question_id = entry["image_id"], entry["question_id"]
         annotation = answered.get(question_id)
         if annotation is None and annotations is not None:
-            raise QuestionDataError(f"{place}: question {question_id} has no annotation in {annotations}.")
+            raise DataError(f"{place}: question {question_id} has no annotation in {annotations}.")
         annotation = annotation or {"answers": []}
         padded = f"{int(image_id):012d}.jpg"
         yield row_of(
-            image=[f"COCO_{subtype}_{padded}", f"{subtype}/COCO_{subtype}_{padded}", padded, f"{subtype}/{padded}"],
+            image=[f"COCO_{images}_{padded}", f"{images}/COCO_{images}_{padded}", padded, f"{images}/{padded}"],
             image_id=str(image_id),
             question_id=str(question_id),
-            question=text_of(entry, "question", place),
-            answers=[text_of(answer, "answer", place) for answer in annotation["answers"]],
+            question=field(entry, "question", str, place),
+            answers=[field(answer, "answer", str, place) for answer in annotation["answers"]],
             question_type=annotation.get("question_type"),
             answer_type=annotation.get("answer_type"),
             split=split_of(subtype or file.stem),
@@ -220,11 +198,11 @@ def rows_of_gqa(file: Path, document: dict[str, Any]) -> Iterator[dict[str, Any]
     for question_id, entry in document.items():
         place = f"{file}, question {question_id}"
         yield row_of(
-            image=f"{text_of(entry, 'imageId', place)}.jpg",
+            image=f"{field(entry, 'imageId', str, place)}.jpg",
             image_id=entry["imageId"],
             question_id=str(question_id),
-            question=text_of(entry, "question", place),
-            answers=[text_of(entry, "answer", place)] if "answer" in entry else [],
+            question=field(entry, "question", str, place),
+            answers=[field(entry, "answer", str, place)] if "answer" in entry else [],
             question_type=entry.get("types", {}).get("structural"),
             split=split_of(file.stem),
         )
@@ -240,8 +218,8 @@ def rows_of_visual_genome(file: Path, document: list[dict[str, Any]]) -> Iterato
                 image=[name, f"VG_100K/{name}", f"VG_100K_2/{name}"],
                 image_id=name.removesuffix(".jpg"),
                 question_id=str(entry["qa_id"]),
-                question=text_of(entry, "question", place),
-                answers=[text_of(entry, "answer", place)],
+                question=field(entry, "question", str, place),
+                answers=[field(entry, "answer", str, place)],
                 split="train",
             )
 
@@ -252,7 +230,7 @@ def rows_of_easy_vqa(file: Path, document: list[list[Any]]) -> Iterator[dict[str
     for number, (question, answer, image) in enumerate(document):
         yield row_of(
             image=f"{image}.png",
-            image_id=f"{split}-{image}",  # numbers begin anew in each split
+            image_id=f"{split}-{image}",  # numbers start from 0 in each split
             question_id=f"{split}-{number}",
             question=str(question),
             answers=[str(answer)],
@@ -269,48 +247,17 @@ FORMATS: dict[str, Callable[[Path, Any], Iterable[dict[str, Any]]]] = {
 }
 
 
-def row_of(
-    *,
-    image: str | list[str],
-    question_id: str,
-    question: str,
-    answers: list[str],
-    split: str,
-    image_id: str | None = None,
-    together: bool = False,
-    question_type: str | None = None,
-    answer_type: str | None = None,
-) -> dict[str, Any]:
-    """A row of the table, with what can be told from the rest; `image` may be a list of places to look at."""
-    return {
-        "image": image,
-        "image_id": image_id if image_id is not None else image,
-        "question_id": question_id,
-        "question": " ".join(question.split()),
-        "answers": answers,
-        "together": together,
-        "question_type": question_type or " ".join(question.lower().split()[:2]),
-        "answer_type": answer_type or answer_kind(answers),
-        "split": split,
-    }
+def row_of(*, question: str, answers: list[str], **columns: Any) -> dict[str, Any]:
+    """A row of the table, with defaults of its other columns; `image` may be a list of candidate paths."""
+    row = {"image_id": columns["image"], "together": False, **columns}
+    row["question"], row["answers"] = " ".join(question.split()), answers
+    row["question_type"] = row.get("question_type") or " ".join(question.lower().split()[:2])
+    row["answer_type"] = row.get("answer_type") or answer_kind(answers)
+    return {name: row[name] for name in QUESTION_FEATURES}
 
 
-def text_of(entry: Any, name: str, place: str) -> str:
-    """The text `entry[name]`, checked to be one."""
-    value = entry.get(name) if isinstance(entry, dict) else None
-    if not isinstance(value, str):
-        found = f"{name!r} is {value!r:.60}" if isinstance(entry, dict) else f"got {entry!r:.80}"
-        raise QuestionDataError(f"{place}: expected an object with a text {name!r}, {found}.")
-    return value
-
-
-def split_of(name: str) -> str:
-    """The split that a file is named for, `train` if it is for none."""
-    return next((split for split in SPLITS if split in name.lower()), "train")
-
-
-def resolve_images(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Makes image paths absolute. Of several places, it is the first where the file is, or the first of all."""
+def find_images(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Makes image paths absolute. Of several candidates, it is the first that exists, or the first of all."""
     folder = folder.resolve()
     found: dict[str, str] = {}
     for row in rows:
@@ -321,4 +268,4 @@ def resolve_images(rows: list[dict[str, Any]], folder: Path) -> None:
         row["image"] = found[candidates[0]]
 
 
-__all__ = ["FORMATS", "QuestionDataError", "load_questions"]
+__all__ = ["FORMATS", "answered_rows", "learnable_rows", "load_questions"]

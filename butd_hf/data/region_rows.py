@@ -7,35 +7,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Features, Value
 
 
-# raw bytes read without conversion: a row costs microseconds, which nested lists do not allow
-STORE_FEATURES = Features(
-    {
-        "image_id": Value("string"),
-        "view": Value("string"),
-        "width": Value("int32"),
-        "height": Value("int32"),
-        "num_regions": Value("int32"),
-        "features": Value("binary"),
-        "boxes": Value("binary"),
-        "saliency": Value("binary"),
-        "labels": Value("binary"),
-        "label_scores": Value("binary"),
-        "attributes": Value("binary"),
-        "attribute_scores": Value("binary"),
-    }
-)
-STORE_SCHEMA: pa.Schema = STORE_FEATURES.arrow_schema
-
-# what a region may be believed to be: column of the store and type of its numbers
-BELIEFS = {
+# arrays are raw bytes, read without conversion: nested lists would take milliseconds a row
+ARRAYS = {
+    "boxes": np.dtype(np.float32),
+    "saliency": np.dtype(np.float32),
     "labels": np.dtype(np.int32),
     "label_scores": np.dtype(np.float32),
     "attributes": np.dtype(np.int32),
     "attribute_scores": np.dtype(np.float32),
 }
+STORE_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("image_id", "view")),
+        *((name, pa.int32()) for name in ("width", "height", "num_regions")),
+        *((name, pa.binary()) for name in ("features", *ARRAYS)),
+    ]
+)
 DTYPES = ("float16", "float32")
 
 
@@ -44,7 +33,7 @@ class RegionStoreError(ValueError):
 
 
 class DuplicateImageError(RegionStoreError):
-    """An image id that occurs twice where regions are found by it."""
+    """An image id that occurs twice where regions are stored by it."""
 
 
 @dataclass
@@ -55,13 +44,14 @@ class StoredRegions:
     Args:
         features: `(num_regions, region_size)`, in the dtype of the store.
         boxes: `(num_regions, 4)` float32, `x0, y0, x1, y1` in [0, 1] of the view.
-        saliency: `(num_regions,)` float32, highest first; ones where nothing is known of it.
+        saliency: `(num_regions,)` float32, highest first; ones where it is unknown.
         mask: `(num_regions,)` bool, all True: rows without a region are not stored.
         width: Of the view, in pixels; 0 if unknown.
         height: Of the view, in pixels; 0 if unknown.
-        labels: `(num_regions,)` int32, what the selector believes each to be, without background; None if it doesn't.
-        label_scores: `(num_regions,)` float32 in [0, 1], how certain it is of that.
-        attributes: `(num_regions,)` int32, what it believes each to be like.
+        labels: `(num_regions,)` int32, the most probable class of each, without background; None if the selector has
+            no classes.
+        label_scores: `(num_regions,)` float32 in [0, 1], the probability of that class.
+        attributes: `(num_regions,)` int32, the most probable attribute of each.
         attribute_scores: `(num_regions,)` float32 in [0, 1].
     """
 
@@ -79,7 +69,7 @@ class StoredRegions:
 
 def rows_of_batch(regions: Any, sizes: Sequence[tuple[int, int]]) -> list[StoredRegions]:
     """
-    The regions of a batch, image by image. Places without a region are dropped.
+    The regions of a batch, image by image, without the places that `mask` says are empty.
 
     Args:
         regions: `ButdRegions` of the batch.
@@ -111,7 +101,7 @@ def encode_row(image_id: str, view: str, regions: StoredRegions, dtype: np.dtype
     A row as the store keeps it.
 
     Raises:
-        RegionStoreError: Features or boxes that are no numbers, or too large for the dtype; shapes that don't fit.
+        RegionStoreError: Features or boxes that are not finite, or too large for the dtype; shapes that don't fit.
     """
     with np.errstate(over="ignore"):  # reported below, with the name of the image
         features = np.ascontiguousarray(regions.features, dtype=dtype)
@@ -127,17 +117,9 @@ def encode_row(image_id: str, view: str, regions: StoredRegions, dtype: np.dtype
         )
     if not np.isfinite(regions.boxes).all():
         raise RegionStoreError(f"Boxes of {image_id!r} are not finite.")
-    row = {
-        "image_id": image_id,
-        "view": view,
-        "width": regions.width,
-        "height": regions.height,
-        "num_regions": count,
-        "features": features.tobytes(),
-        "boxes": regions.boxes.astype(np.float32).tobytes(),
-        "saliency": regions.saliency.astype(np.float32).tobytes(),
-    }
-    for name, kind in BELIEFS.items():
+    row = {"image_id": image_id, "view": view, "width": regions.width, "height": regions.height, "num_regions": count}
+    row["features"] = features.tobytes()
+    for name, kind in ARRAYS.items():
         values = getattr(regions, name)
         row[name] = None if values is None else np.asarray(values).astype(kind).tobytes()
     return row
@@ -149,29 +131,18 @@ def decode_row(row: Mapping[str, Any], dtype: np.dtype, region_size: int) -> Sto
 
     Args:
         row: Columns by name.
-        dtype: Of the features, as `RegionStore.dtype` tells.
+        dtype: Of the features, `RegionStore.dtype`.
         region_size: Likewise.
     """
     count = row["num_regions"]
-    beliefs = {
-        name: None if row[name] is None else np.frombuffer(row[name], dtype=kind) for name, kind in BELIEFS.items()
+    arrays = {
+        name: None if row[name] is None else np.frombuffer(row[name], dtype=kind) for name, kind in ARRAYS.items()
     }
+    arrays["boxes"] = arrays["boxes"].reshape(count, 4)
     return StoredRegions(
         features=np.frombuffer(row["features"], dtype=dtype).reshape(count, region_size),
-        boxes=np.frombuffer(row["boxes"], dtype=np.float32).reshape(count, 4),
-        saliency=np.frombuffer(row["saliency"], dtype=np.float32),
         mask=np.ones(count, dtype=bool),
         width=row["width"],
         height=row["height"],
-        **beliefs,
+        **arrays,
     )
-
-
-def row_of_record_batch(batch: pa.RecordBatch, place: int) -> dict[str, Any]:
-    """A row of an Arrow batch, its binary values as buffers that nobody copied."""
-    row: dict[str, Any] = {}
-    for name in STORE_SCHEMA.names:
-        value = batch.column(name)[place]
-        binary = pa.types.is_binary(value.type)
-        row[name] = value.as_buffer() if binary and value.is_valid else value.as_py()
-    return row

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Regions computed once and read many times: one store for training, for feature files and for everybody's code."""
+"""Regions computed once and read many times: one store for training, for feature files and for other programs."""
 
 import json
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 
-from .extraction import extract_regions
-from .flaws import BrokenSampleError
+from .data_errors import BrokenSampleError
 from .region_index import RegionIndex
-from .region_rows import RegionStoreError, StoredRegions, decode_row, row_of_record_batch
-from .region_shards import INDEX_FILE, STORE_FILE, STORE_VERSION, RegionStoreWriter, read_shard
+from .region_rows import RegionStoreError, StoredRegions, decode_row
 
 
-OPEN_SHARDS = 256  # kept mapped at a time: files that a process may have open are few
+STORE_FILE = "store.json"  # written last: a folder without it is not a store
+INDEX_FILE = "index.sqlite"
+STORE_VERSION = 2
+OPEN_SHARDS = 256  # tables kept at a time: their descriptions are in memory, their rows are not
 
 
 class RegionStore:
@@ -26,7 +26,7 @@ class RegionStore:
     Random access to stored regions by image and view, and all of them in turn.
 
     A store is a folder: shards (Arrow streams, which `datasets` reads, streamed or not), an index of them, and
-    `store.json`. What is in memory does not grow with the number of images.
+    `store.json`. Memory does not grow with the number of images.
 
     ```python
     store = RegionStore.open("regions/train")
@@ -53,7 +53,7 @@ class RegionStore:
         self.shards = [path / name for name, _ in description["shards"]]
         self.num_rows: int = description["num_rows"]
         self.index = RegionIndex(path / INDEX_FILE)
-        self.opened: OrderedDict[int, list[pa.RecordBatch]] = OrderedDict()
+        self.tables: dict[int, pa.Table] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> "RegionStore":
@@ -73,7 +73,7 @@ class RegionStore:
         return self.num_rows
 
     def __contains__(self, key: str | tuple[str, str]) -> bool:
-        return self.index.find(*self._pair(key)) is not None
+        return self.index.place_of(*image_and_view(key)) is not None
 
     def __getitem__(self, key: str | tuple[str, str]) -> StoredRegions:
         """
@@ -83,56 +83,56 @@ class RegionStore:
             BrokenSampleError: The image could not be read when the store was made.
             KeyError: It was not among the images.
         """
-        image_id, view = self._pair(key)
-        found = self.index.find(image_id, view)
+        image_id, view = image_and_view(key)
+        found = self.index.place_of(image_id, view)
         if found is None:
             for each in self.skipped:
                 if each["image_id"] == image_id:
                     raise BrokenSampleError(f"No regions of image {image_id!r}: {each['reason']}")
             raise KeyError(f"No regions of image {image_id!r} in view {view!r} in {self.path} (views: {self.views}).")
         shard, place = found
-        for batch in self._batches(shard):
-            if place < batch.num_rows:
-                return decode_row(row_of_record_batch(batch, place), self.dtype, self.region_size)
-            place -= batch.num_rows
-        raise RegionStoreError(f"{self.shards[shard]} is shorter than {INDEX_FILE} says: the store is damaged.")
+        if shard not in self.tables:
+            if len(self.tables) >= OPEN_SHARDS:
+                self.tables.clear()
+            self.tables[shard] = read_shard(self.shards[shard])
+        if place >= self.tables[shard].num_rows:
+            raise RegionStoreError(f"{self.shards[shard]} is shorter than {INDEX_FILE} says: the store is damaged.")
+        return decode_row(row_of_table(self.tables[shard], place), self.dtype, self.region_size)
 
     def stream(self) -> Iterator[tuple[str, str, StoredRegions]]:
         """Image id, view and regions of every row, one shard after another."""
         for shard in self.shards:
-            for batch in read_shard(shard):
-                for place in range(batch.num_rows):
-                    row = row_of_record_batch(batch, place)
-                    yield row["image_id"], row["view"], decode_row(row, self.dtype, self.region_size)
+            table = read_shard(shard)
+            for place in range(table.num_rows):
+                row = row_of_table(table, place)
+                yield row["image_id"], row["view"], decode_row(row, self.dtype, self.region_size)
 
     def dataset(self) -> Dataset:
-        """The rows as a table of `datasets`, mapped from disk; `decode_row` reads one."""
+        """The rows as a table of `datasets`, mapped from disk; `decode_row` decodes one."""
         return concatenate_datasets([Dataset.from_file(str(shard)) for shard in self.shards])
 
-    def _batches(self, shard: int) -> list[pa.RecordBatch]:
-        """The batches of a shard, of which the last used stay mapped."""
-        if shard not in self.opened:
-            with pa.memory_map(str(self.shards[shard])) as mapped, pa.ipc.open_stream(mapped) as stream:
-                self.opened[shard] = list(stream)
-            if len(self.opened) > OPEN_SHARDS:
-                self.opened.popitem(last=False)
-        self.opened.move_to_end(shard)
-        return self.opened[shard]
-
-    @staticmethod
-    def _pair(key: str | tuple[str, str]) -> tuple[str, str]:
-        return (key, "identity") if isinstance(key, str) else key
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "opened": OrderedDict()}  # another process maps the files itself
+        return {**self.__dict__, "tables": {}}  # another process maps the files itself
 
 
-__all__ = [
-    "STORE_FILE",
-    "RegionStore",
-    "RegionStoreError",
-    "RegionStoreWriter",
-    "StoredRegions",
-    "decode_row",
-    "extract_regions",
-]
+def image_and_view(key: str | tuple[str, str]) -> tuple[str, str]:
+    """The two parts of a key of a store."""
+    return (key, "identity") if isinstance(key, str) else key
+
+
+def read_shard(file: Path) -> pa.Table:
+    """The rows of a shard, mapped from disk. The file is closed again: few may be open in a process."""
+    with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
+        return stream.read_all()
+
+
+def row_of_table(table: pa.Table, place: int) -> dict[str, Any]:
+    """A row by column, its binary values as buffers without a copy."""
+    values = {name: table.column(name)[place] for name in table.column_names}
+    return {
+        name: value.as_buffer() if value.is_valid and pa.types.is_binary(value.type) else value.as_py()
+        for name, value in values.items()
+    }
+
+
+__all__ = ["INDEX_FILE", "STORE_FILE", "STORE_VERSION", "RegionStore", "read_shard"]

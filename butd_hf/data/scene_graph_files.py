@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layouts that scene graphs are published in, read as they are."""
+"""The layouts that scene graphs are published in."""
 
 import csv
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from .data_errors import DataError
+from .json_files import read_json
+from .splits import split_of
 
 
 EXPECTED = (
@@ -14,7 +19,6 @@ EXPECTED = (
     "public VRD's {image: [{subject, predicate, object}]}, Visual Genome's relationships.json, VG-SGG.h5, Open "
     "Images' relations as CSV, or PSG's {data, thing_classes, stuff_classes, predicate_classes}"
 )
-SPLITS = ("train", "val", "test")
 PATTERNS = {  # what a folder is recognised by, in this order
     "vg150": "VG-SGG*.h5",
     "visual_genome": "relationships.json",
@@ -28,10 +32,6 @@ VG150_VALIDATION = 5000  # of the training images, the first with relations, sin
 VG150_SIDE = 1024  # of the longer side of images, in the unit of the boxes
 
 
-class SceneGraphDataError(ValueError):
-    """Annotations that cannot be used: the message names the place, what came and what was expected."""
-
-
 @dataclass
 class AnnotatedGraph:
     """
@@ -40,7 +40,7 @@ class AnnotatedGraph:
     Attributes:
         place: Where it is in its file, for messages.
         image: Names that the image file may have.
-        size: Width and height in the unit of the boxes, if the annotations tell.
+        size: Width and height in the unit of the boxes, if the annotations have it.
         objects: Label and box `x0, y0, x1, y1` of each.
         relations: Subject, object and predicate of each.
     """
@@ -52,6 +52,12 @@ class AnnotatedGraph:
     size: tuple[float, float] | None = None
     objects: list[tuple[str, list[float]]] = field(default_factory=list)
     relations: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def place_of(self, label: str, box: Sequence[float]) -> int:
+        """The place of an object that is given only as an end of relations: equal label and box are one object."""
+        if (label, list(box)) not in self.objects:
+            self.objects.append((label, list(box)))
+        return self.objects.index((label, list(box)))
 
 
 # graphs, and the names that the data set lists, if it does
@@ -65,11 +71,11 @@ def read_graphs(
     Graphs of all files at `path`, the labels and predicates that the data set lists, and the folder of the files.
 
     Raises:
-        SceneGraphDataError: The format is unknown, or a file is not what its format looks like.
+        DataError: The format is unknown, or a file is not what its format looks like.
         FileNotFoundError: There are no annotations.
     """
     if format not in ("auto", *FORMATS):
-        raise SceneGraphDataError(f"format must be 'auto' or one of {sorted(FORMATS)}, got {format!r}.")
+        raise DataError(f"format must be 'auto' or one of {sorted(FORMATS)}, got {format!r}.")
     path = Path(path)
     if path.is_file():
         files = [path]
@@ -84,24 +90,31 @@ def read_graphs(
         name = format if format != "auto" else format_of(file)
         try:
             found, labels, predicates = FORMATS[name](file)
-        except SceneGraphDataError:
+        except DataError:
             raise
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-            raise SceneGraphDataError(
+            raise DataError(
                 f"{file}: not what {name} looks like ({type(error).__name__}: {error}), expected {EXPECTED}."
             ) from error
         graphs.extend(found)
+    for graph in graphs:
+        for number, (subject, target, _) in enumerate(graph.relations):
+            if not (0 <= subject < len(graph.objects) and 0 <= target < len(graph.objects)):
+                raise DataError(
+                    f"{graph.place}: relations[{number}] is between the objects {subject} and {target}, expected 0 to "
+                    f"{len(graph.objects) - 1}."
+                )
     return graphs, labels, predicates, files[0].parent
 
 
 def format_of(file: Path) -> str:
-    """The format of a file, by its name or, where that says nothing, its content."""
+    """The format of a file, by its name or else its content."""
     for name, pattern in PATTERNS.items():
         if file.match(pattern):
             return name
     if file.suffix in (".h5", ".hdf5", ".csv"):
         return "open_images" if file.suffix == ".csv" else "vg150"
-    content = read_json(file)
+    content = read_json(file, EXPECTED)
     if isinstance(content, dict) and "predicate_classes" in content:
         return "psg"
     if isinstance(content, list) and content and isinstance(content[0], dict) and "relationships" in content[0]:
@@ -109,28 +122,13 @@ def format_of(file: Path) -> str:
     return "vrd"
 
 
-def read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise SceneGraphDataError(
-            f"{file}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}), expected {EXPECTED}."
-        ) from error
-
-
-def split_of(name: str) -> str:
-    """The split that a file is named for, `train` if it is for none."""
-    name = name.lower().replace("validation", "val")
-    return next((split for split in SPLITS if split in name), "train")
-
-
-def listed(file: Path) -> list[str] | None:
-    """The names in a text file with one a line, or in a JSON list; None if it isn't there."""
+def optional_list(file: Path) -> list[Any] | None:
+    """A JSON list, or the lines of a text file; None if it doesn't exist."""
     if not file.is_file():
         return None
     if file.suffix == ".json":
-        return [str(name) for name in read_json(file)]
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return list(read_json(file, "a list"))
+    return [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
 
 
 def corners(left: float, top: float, width: float, height: float) -> list[float]:
@@ -139,11 +137,11 @@ def corners(left: float, top: float, width: float, height: float) -> list[float]
 
 def read_vrd(file: Path) -> Found:
     """A list of images with objects and relations, or the public files of VRD (Lu et al. 2016)."""
-    content = read_json(file)
+    content = read_json(file, EXPECTED)
     if isinstance(content, dict):
         return read_public_vrd(file, content)
     if not isinstance(content, list):
-        raise SceneGraphDataError(f"{file}: found {content!r:.60}, expected {EXPECTED}.")
+        raise DataError(f"{file}: found {content!r:.60}, expected {EXPECTED}.")
     graphs = []
     for number, entry in enumerate(content):
         place = f"{file}, [{number}]"
@@ -158,56 +156,28 @@ def read_vrd(file: Path) -> Found:
                 [(int(each["subject"]), int(each["object"]), each["predicate"]) for each in entry["relations"]],
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise SceneGraphDataError(
+            raise DataError(
                 f"{place}: expected image, objects with label and bbox, and relations ({type(error).__name__}: "
                 f"{error}), got {entry!r:.120}."
             ) from error
-        check_places(graph)
         graphs.append(graph)
-    return graphs, listed(file.with_name("objects.txt")), listed(file.with_name("predicates.txt"))
-
-
-def check_places(graph: AnnotatedGraph) -> None:
-    """Raises `SceneGraphDataError` if a relation is about an object that isn't there."""
-    for number, (subject, target, _) in enumerate(graph.relations):
-        if not (0 <= subject < len(graph.objects) and 0 <= target < len(graph.objects)):
-            raise SceneGraphDataError(
-                f"{graph.place}: relations[{number}] is about the objects {subject} and {target}, expected 0 to "
-                f"{len(graph.objects) - 1}."
-            )
-
-
-class ObjectPlaces:
-    """Objects of an image that are told only as ends of relations: each label and box is one object."""
-
-    def __init__(self, graph: AnnotatedGraph):
-        self.graph = graph
-        self.places: dict[tuple, int] = {}
-
-    def find(self, label: str, box: Sequence[float]) -> int:
-        """The place of an object, which is added if it wasn't met yet."""
-        key = (label, *box)
-        if key not in self.places:
-            self.places[key] = len(self.graph.objects)
-            self.graph.objects.append((label, list(box)))
-        return self.places[key]
+    return graphs, optional_list(file.with_name("objects.txt")), optional_list(file.with_name("predicates.txt"))
 
 
 def read_public_vrd(file: Path, content: dict[str, list[dict[str, Any]]]) -> Found:
     """`annotations_train.json` of VRD, whose boxes are `y0, y1, x0, x1`; labels are numbers of the lists beside it."""
-    labels, predicates = listed(file.with_name("objects.json")), listed(file.with_name("predicates.json"))
+    labels, predicates = (optional_list(file.with_name(f"{name}.json")) for name in ("objects", "predicates"))
     if labels is None or predicates is None:
-        raise SceneGraphDataError(f"{file}: the public VRD needs objects.json and predicates.json beside it.")
+        raise DataError(f"{file}: the public VRD needs objects.json and predicates.json beside it.")
     graphs = []
     split = split_of(file.stem)
     for image, relations in content.items():
         graph = AnnotatedGraph(f"{file}, {image}", [image, f"sg_{split}_images/{image}"], image, split)
-        places = ObjectPlaces(graph)
         for each in relations:
             ends = []
             for end in ("subject", "object"):
                 y0, y1, x0, x1 = map(float, each[end]["bbox"])
-                ends.append(places.find(labels[each[end]["category"]], (x0, y0, x1, y1)))
+                ends.append(graph.place_of(labels[each[end]["category"]], (x0, y0, x1, y1)))
             graph.relations.append((*ends, predicates[each["predicate"]]))
         graphs.append(graph)
     return graphs, labels, predicates
@@ -220,10 +190,12 @@ def read_visual_genome(file: Path) -> Found:
     Names are lower case, of several the first. Objects that were merged with another are that one; those that only a
     relation mentions are added.
     """
-    sizes = {each["image_id"]: each for each in optional_list(file.with_name("image_data.json"))}
-    listed_objects = {each["image_id"]: each["objects"] for each in optional_list(file.with_name("objects.json"))}
+    sizes = {each["image_id"]: each for each in optional_list(file.with_name("image_data.json")) or ()}
+    listed_objects = {
+        each["image_id"]: each["objects"] for each in optional_list(file.with_name("objects.json")) or ()
+    }
     graphs = []
-    for image in read_json(file):
+    for image in read_json(file, EXPECTED):
         number = image["image_id"]
         name = f"{number}.jpg"
         size = sizes.get(number)
@@ -256,10 +228,6 @@ def add_genome_object(graph: AnnotatedGraph, places: dict[int, int], each: dict[
     graph.objects.append((label, corners(each["x"], each["y"], each["w"], each["h"])))
 
 
-def optional_list(file: Path) -> list[dict[str, Any]]:
-    return read_json(file) if file.is_file() else []
-
-
 def read_vg150(file: Path) -> Found:
     """
     `VG-SGG.h5` (Xu et al. 2017): 150 labels and 50 predicates of Visual Genome, whose names are in
@@ -271,45 +239,46 @@ def read_vg150(file: Path) -> Found:
         raise ImportError(f"{file} needs h5py: pip install h5py, or butd_hf[hdf5].") from error
     dicts = next(iter(sorted(file.parent.glob("VG-SGG-dicts*.json"))), None)
     if dicts is None:
-        raise SceneGraphDataError(f"{file}: VG-SGG-dicts.json with the names must be beside it.")
-    names = read_json(dicts)
+        raise DataError(f"{file}: VG-SGG-dicts.json with the names must be beside it.")
+    names = read_json(dicts, "names by number")
     labels, predicates = (
         [names[which][str(number + 1)] for number in range(len(names[which]))]  # 0 is the background
         for which in ("idx_to_label", "idx_to_predicate")
     )
     with h5py.File(file, "r") as opened:
-        wanted = ("split", "labels", "predicates", "relationships", f"boxes_{VG150_SIDE}")
-        ranges = [f"img_to_{end}_{what}" for what in ("box", "rel") for end in ("first", "last")]
-        found = {name: opened[name][:] for name in (*wanted, *ranges)}
-    about = [each for each in optional_list(file.with_name("image_data.json")) if each["image_id"] not in CORRUPTED]
-    if about and len(about) != len(found["split"]):
-        raise SceneGraphDataError(
-            f"{file}: has {len(found['split'])} images, but image_data.json beside it {len(about)} without the "
+        found = {name: opened[name][:] for name in opened if isinstance(opened[name], h5py.Dataset)}
+    images = [
+        each for each in optional_list(file.with_name("image_data.json")) or () if each["image_id"] not in CORRUPTED
+    ]
+    if images and len(images) != len(found["split"]):
+        raise DataError(
+            f"{file}: has {len(found['split'])} images, but image_data.json beside it {len(images)} without the "
             "corrupted ones."
         )
-    splits = vg150_splits(found)
-    centre, side = found[f"boxes_{VG150_SIDE}"][:, :2], found[f"boxes_{VG150_SIDE}"][:, 2:]
-    low = centre - side / 2
+    centre, side = np.split(found[f"boxes_{VG150_SIDE}"], 2, axis=1)
+    boxes = np.concatenate([centre - side / 2, centre - side / 2 + side], axis=1)  # (num_boxes, 4)
     graphs = []
-    for number in range(len(splits)):
-        size, scale = None, 1.0
-        name = str(number)
-        if about:
-            size = (float(about[number]["width"]), float(about[number]["height"]))
-            scale, name = max(size) / VG150_SIDE, str(about[number]["image_id"])
-        images = [f"{name}.jpg", f"VG_100K/{name}.jpg", f"VG_100K_2/{name}.jpg"] if about else []
-        graph = AnnotatedGraph(f"{file}, image {name}", images, name, splits[number], size)
-        first, last = (int(found[f"img_to_{end}_box"][number]) for end in ("first", "last"))
-        for row in range(first, last + 1) if first >= 0 else ():
-            box = [*(low[row] * scale), *((low[row] + side[row]) * scale)]
-            graph.objects.append((labels[int(found["labels"][row, 0]) - 1], list(map(float, box))))
-        start, end = (int(found[f"img_to_{end}_rel"][number]) for end in ("first", "last"))
-        for row in range(start, end + 1) if start >= 0 else ():
+    for number, split in enumerate(vg150_splits(found)):
+        size, scale, name, places = None, 1.0, str(number), []
+        if images:
+            size = (float(images[number]["width"]), float(images[number]["height"]))
+            scale, name = max(size) / VG150_SIDE, str(images[number]["image_id"])
+            places = [f"{name}.jpg", f"VG_100K/{name}.jpg", f"VG_100K_2/{name}.jpg"]
+        graph = AnnotatedGraph(f"{file}, image {name}", places, name, split, size)
+        first = int(found["img_to_first_box"][number])
+        for row in rows_of(found, "box", number):
+            graph.objects.append((labels[int(found["labels"][row, 0]) - 1], (boxes[row] * scale).tolist()))
+        for row in rows_of(found, "rel", number):
             subject, target = (int(place) - first for place in found["relationships"][row])
             graph.relations.append((subject, target, predicates[int(found["predicates"][row, 0]) - 1]))
-        check_places(graph)
         graphs.append(graph)
     return graphs, labels, predicates
+
+
+def rows_of(found: dict[str, np.ndarray], what: str, number: int) -> Sequence[int]:
+    """The rows of an image's boxes (`box`) or relations (`rel`) in VG-SGG.h5; -1 says that there are none."""
+    first, last = (int(found[f"img_to_{end}_{what}"][number]) for end in ("first", "last"))
+    return range(first, last + 1) if first >= 0 else ()
 
 
 def vg150_splits(found: dict[str, Any]) -> list[str]:
@@ -325,41 +294,41 @@ def vg150_splits(found: dict[str, Any]) -> list[str]:
 def read_open_images(file: Path) -> Found:
     """
     Relations of Open Images (Kuznetsova et al. 2020), `oidv6-train-annotations-vrd.csv` and its like. Boxes are in
-    [0, 1]. What an object `is` is an attribute and no relation: such lines tell of an object, and nothing else.
+    [0, 1]. What an object `is` is an attribute and no relation: such lines give an object only.
     """
     names: dict[str, str] = {}
     for descriptions in sorted(file.parent.glob("*class-descriptions*.csv")):
-        with open(descriptions, newline="", encoding="utf-8") as opened:
+        with open(descriptions, newline="", encoding="utf-8-sig") as opened:
             names.update({line[0]: line[1] for line in csv.reader(opened) if len(line) >= 2})
-    graphs: dict[str, tuple[AnnotatedGraph, ObjectPlaces]] = {}
+    graphs: dict[str, AnnotatedGraph] = {}
     split = split_of(file.stem)
-    with open(file, newline="", encoding="utf-8") as opened:
+    with open(file, newline="", encoding="utf-8-sig") as opened:
         for number, line in enumerate(csv.DictReader(opened), start=2):
             image = line["ImageID"]
             if image not in graphs:
                 place = f"{file}, image {image}"
-                graph = AnnotatedGraph(place, [f"{image}.jpg", f"{split}/{image}.jpg"], image, split, (1.0, 1.0))
-                graphs[image] = (graph, ObjectPlaces(graph))
-            graph, places = graphs[image]
+                names_of_image = [f"{image}.jpg", f"{split}/{image}.jpg"]
+                graphs[image] = AnnotatedGraph(place, names_of_image, image, split, (1.0, 1.0))
+            graph = graphs[image]
             predicate = line.get("RelationshipLabel") or line.get("RelationLabel")
             if not predicate:
-                raise SceneGraphDataError(f"{file}, line {number}: no RelationshipLabel, got {sorted(line)}.")
+                raise DataError(f"{file}, line {number}: no RelationshipLabel, got {sorted(line)}.")
             ends = []
             for end in ("1",) if predicate == "is" else ("1", "2"):
                 label = line[f"LabelName{end}"]
                 box = [float(line[f"{side}{end}"]) for side in ("XMin", "YMin", "XMax", "YMax")]
-                ends.append(places.find(names.get(label, label), box))
+                ends.append(graph.place_of(names.get(label, label), box))
             if len(ends) == 2:
                 graph.relations.append((*ends, predicate))
-    return [graph for graph, _ in graphs.values()], None, None
+    return list(graphs.values()), None, None
 
 
 def read_psg(file: Path) -> Found:
     """`psg.json` (Yang et al. 2022, "Panoptic Scene Graph Generation"): boxes of things and stuff, and relations."""
-    content = read_json(file)
+    content = read_json(file, EXPECTED)
     labels = [*content["thing_classes"], *content["stuff_classes"]]
     predicates = list(content["predicate_classes"])
-    held_back = {split: set(content.get(f"{split}_image_ids", ())) for split in ("val", "test")}
+    split_ids = {split: set(content.get(f"{split}_image_ids", ())) for split in ("val", "test")}
     graphs = []
     for number, entry in enumerate(content["data"]):
         image_id = entry["image_id"]
@@ -367,12 +336,11 @@ def read_psg(file: Path) -> Found:
             f"{file}, data[{number}]",
             [entry["file_name"], Path(entry["file_name"]).name],
             str(image_id),
-            next((split for split, ids in held_back.items() if image_id in ids), "train"),
+            next((split for split, ids in split_ids.items() if image_id in ids), "train"),
             (float(entry["width"]), float(entry["height"])),
             [(labels[each["category_id"]], list(map(float, each["bbox"]))) for each in entry["annotations"]],
             [(subject, target, predicates[predicate]) for subject, target, predicate in entry["relations"]],
         )
-        check_places(graph)
         graphs.append(graph)
     return graphs, labels, predicates
 
@@ -386,4 +354,4 @@ FORMATS: dict[str, Callable[[Path], Found]] = {
 }
 
 
-__all__ = ["FORMATS", "AnnotatedGraph", "SceneGraphDataError", "read_graphs"]
+__all__ = ["FORMATS", "AnnotatedGraph", "read_graphs"]

@@ -2,15 +2,16 @@
 """Scene graph data sets: five file layouts, one table of images, their objects and the relations between them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 from PIL import Image
 
-from .flaws import Flaws, require_files
-from .scene_graph_files import EXPECTED, AnnotatedGraph, SceneGraphDataError, read_graphs
+from .data_errors import ErrorCounter, require_files
+from .scene_graph_files import EXPECTED, AnnotatedGraph, read_graphs
+from .splits import select_split
 
 
 def load_scene_graphs(
@@ -26,10 +27,10 @@ def load_scene_graphs(
     """
     Reads images, their annotated objects and how these are related.
 
-    What annotations contain and nobody can learn from is left out, and the log says how many: repetitions of a
+    What annotations contain but training can't use is left out, and the log counts it: repetitions of a
     relation (the same subject, predicate and object), relations of an object to itself, objects whose box has no area,
     and with objects their relations; the log names the first of each. Two objects related in several ways stay so.
-    Images without relations, or without objects, stay: whoever annotated them found none. Boxes are clipped where the
+    Images without relations, or without objects, stay: nothing was annotated there. Boxes are clipped where the
     size of the image is known.
 
     Args:
@@ -49,63 +50,50 @@ def load_scene_graphs(
         predicates: The same for predicates.
         strict: Raise an error for a label or predicate that the data set doesn't list, and for an image file that
             can't be read to learn its size, instead of leaving the label out or doing without the size.
-        require_images: Whether every image file must be there, if any is. Otherwise a warning names those that are
+        require_images: Whether every image file must exist, if any does. Otherwise a warning names those that are
             missing.
 
     Returns:
-        A table with the columns `image` (absolute path, None where there are no pictures), `image_id`, `width`,
-        `height` (in the unit of the boxes), `sized` (False where nobody knows the size: it is then the extent of the
+        A table with the columns `image` (absolute path, None where there are no images), `image_id`, `width`,
+        `height` (in the unit of the boxes), `sized` (False where the size is unknown: it is then the extent of the
         boxes), `split`, `objects`: a list of `label` and `box` (`x0, y0, x1, y1`, pixels except for Open Images, whose
         images are 1 wide and high), and `relations`: a list of `subject`, `object` (places among the objects) and
         `predicate`.
 
     Raises:
-        SceneGraphDataError: A file is malformed, some image files are missing, or the split or format does not exist.
+        DataError: A file is malformed, some image files are missing, or the split or format does not exist.
         FileNotFoundError: There are no annotations at `path`.
         ImportError: VG150 is read without h5py.
     """
     graphs, known_labels, known_predicates, folder = read_graphs(path, format)
-    splits = sorted({graph.split for graph in graphs})
     label_names = vocabulary(labels, known_labels, (label for graph in graphs for label, _ in graph.objects), "labels")
     predicate_names = vocabulary(
         predicates, known_predicates, (each[2] for graph in graphs for each in graph.relations), "predicates"
     )
-    if split is not None:
-        graphs = [graph for graph in graphs if graph.split == split]
-    if not graphs:
-        what = "no image in it" if split is None else f"no image in split {split!r}, there are {splits}"
-        raise SceneGraphDataError(f"{path}: {what}; expected {EXPECTED}.")
-    paths = locate(graphs, folder, Path(images) if images is not None else None)
-    require_files((image for image in paths if image is not None), path, SceneGraphDataError, require_images)
+    rows = [{"graph": graph, "split": graph.split} for graph in graphs]
+    graphs = [row["graph"] for row in select_split(rows, split, path, EXPECTED)]
+    paths = image_paths(graphs, folder, Path(images) if images is not None else None)
+    require_files((image for image in paths if image is not None), path, require_images)
 
-    flaws = Flaws(SceneGraphDataError, strict)
+    errors = ErrorCounter(strict)
     label_ids, predicate_ids = synonyms(label_names), synonyms(predicate_names)
     listed = (labels is None and known_labels is not None, predicates is None and known_predicates is not None)
     rows = [
-        row_of(graph, image, label_ids, predicate_ids, listed, flaws)
+        row_of(graph, image, label_ids, predicate_ids, listed, errors)
         for graph, image in zip(graphs, paths, strict=True)
     ]
-    flaws.report()
+    errors.log()
     features = scene_graph_features(label_names, predicate_names)
-    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
+    return Dataset.from_list(rows, features=features)
 
 
 def scene_graph_features(labels: list[str], predicates: list[str]) -> Features:
     """Columns of the table, for objects and predicates of these names."""
-    of_object = {"label": ClassLabel(names=labels), "box": List(Value("float32"))}
-    of_relation = {"subject": Value("int32"), "object": Value("int32"), "predicate": ClassLabel(names=predicates)}
-    return Features(
-        {
-            "image": Value("string"),
-            "image_id": Value("string"),
-            "width": Value("float32"),
-            "height": Value("float32"),
-            "sized": Value("bool"),
-            "split": Value("string"),
-            "objects": List(of_object),
-            "relations": List(of_relation),
-        }
-    )
+    text, real, place = (Value(kind) for kind in ("string", "float32", "int32"))
+    of_object = {"label": ClassLabel(names=labels), "box": List(real)}
+    of_relation = {"subject": place, "object": place, "predicate": ClassLabel(names=predicates)}
+    image = {"image": text, "image_id": text, "width": real, "height": real, "sized": Value("bool"), "split": text}
+    return Features({**image, "objects": List(of_object), "relations": List(of_relation)})
 
 
 def label_names(table: Dataset) -> list[str]:
@@ -118,7 +106,9 @@ def predicate_names(table: Dataset) -> list[str]:
     return table.features["relations"].feature["predicate"].names
 
 
-def vocabulary(asked: Sequence[str] | int | None, known: list[str] | None, met: Any, argument: str) -> list[str]:
+def vocabulary(
+    asked: Sequence[str] | int | None, known: list[str] | None, occurring: Iterable[str], argument: str
+) -> list[str]:
     """Names to keep, see `labels` of `load_scene_graphs`; of equally frequent ones the first in the alphabet."""
     if isinstance(asked, str) or (isinstance(asked, int) and asked < 1):
         raise ValueError(f"{argument} must be a list of names or a positive number of them, got {asked!r}.")
@@ -126,7 +116,7 @@ def vocabulary(asked: Sequence[str] | int | None, known: list[str] | None, met: 
         return [str(name) for name in asked]
     if asked is None and known is not None:
         return known
-    counts = Counter(met)
+    counts = Counter(occurring)
     return sorted(counts, key=lambda name: (-counts[name], name))[:asked]
 
 
@@ -142,22 +132,22 @@ def row_of(
     label_ids: dict[str, int],
     predicate_ids: dict[str, int],
     listed: tuple[bool, bool],
-    flaws: Flaws,
+    errors: ErrorCounter,
 ) -> dict[str, Any]:
-    """The row of an image. `listed` tells whether a label or predicate without a number is a fault of the data."""
+    """The row of an image. `listed`: whether a label or predicate without a number is an error of the data."""
     size = graph.size
     if size is None and image is not None:
-        size = size_of(image, graph.place, flaws)
+        size = size_of(image, graph.place, errors)
     objects, places = [], {}
     for number, (label, box) in enumerate(graph.objects):
         if label not in label_ids:
             what = "objects whose label isn't listed" if listed[0] else "objects whose label isn't wanted"
-            flaws.note(what, f"{graph.place}: objects[{number}] is {label!r}", harmless=not listed[0])
+            errors.count(what, f"{graph.place}: objects[{number}] is {label!r}", harmless=not listed[0])
             continue
         if size is not None:
             box = [min(max(value, 0.0), size[side % 2]) for side, value in enumerate(box)]
         if not (box[2] > box[0] and box[3] > box[1]):
-            flaws.note("objects whose box has no area", f"{graph.place}: objects[{number}]", harmless=True)
+            errors.count("objects whose box has no area", f"{graph.place}: objects[{number}]", harmless=True)
             continue
         places[number] = len(objects)
         objects.append({"label": label_ids[label], "box": box})
@@ -166,13 +156,13 @@ def row_of(
         place = f"{graph.place}: relations[{number}]"
         if predicate not in predicate_ids:
             what = "relations whose predicate isn't listed" if listed[1] else "relations whose predicate isn't wanted"
-            flaws.note(what, f"{place} is {predicate!r}", harmless=not listed[1])
+            errors.count(what, f"{place} is {predicate!r}", harmless=not listed[1])
         elif subject not in places or target not in places:
-            flaws.note("relations of objects that were left out", place, harmless=True)
+            errors.count("relations of objects that were left out", place, harmless=True)
         elif subject == target:
-            flaws.note("relations of an object to itself", place, harmless=True)
+            errors.count("relations of an object to itself", place, harmless=True)
         elif (key := (places[subject], places[target], predicate_ids[predicate])) in relations:
-            flaws.note("repeated relations", place, "kept once", harmless=True)
+            errors.count("repeated relations", place, "kept once", harmless=True)
         else:
             relations[key] = None
     extent = [max((each["box"][side] for each in objects), default=1.0) for side in (2, 3)]
@@ -189,19 +179,19 @@ def row_of(
     }
 
 
-def size_of(image: str, place: str, flaws: Flaws) -> tuple[int, int] | None:
-    """Width and height of an image file as people see it, None if it can't be read."""
+def size_of(image: str, place: str, errors: ErrorCounter) -> tuple[int, int] | None:
+    """Width and height of an image file when upright, None if it can't be read."""
     try:
         with Image.open(image) as opened:
-            turned = opened.getexif().get(0x0112, 1) >= 5  # lies on its side in the file
+            turned = opened.getexif().get(0x0112, 1) >= 5  # stored turned by a quarter
             return opened.size[::-1] if turned else opened.size
     except OSError as error:
-        flaws.note("images that can't be read", f"{place}: {error}", "their size is the extent of their boxes")
+        errors.count("images that can't be read", f"{place}: {error}", "their size is the extent of their boxes")
         return None
 
 
-def locate(graphs: list[AnnotatedGraph], folder: Path, images: Path | None) -> list[str | None]:
-    """Paths of the image files, all of them None if not a single one is there and nobody said where they are."""
+def image_paths(graphs: list[AnnotatedGraph], folder: Path, images: Path | None) -> list[str | None]:
+    """Paths of the image files, all of them None if none exists and no folder was given."""
     roots = [images] if images is not None else [folder / "images", folder]
     candidates = [[str((root / name).resolve()) for root in roots for name in graph.image] for graph in graphs]
     found = [next((file for file in each if Path(file).is_file()), None) for each in candidates]
@@ -210,4 +200,4 @@ def locate(graphs: list[AnnotatedGraph], folder: Path, images: Path | None) -> l
     return [file or next(iter(each), None) for file, each in zip(found, candidates, strict=True)]
 
 
-__all__ = ["SceneGraphDataError", "label_names", "load_scene_graphs", "predicate_names", "scene_graph_features"]
+__all__ = ["label_names", "load_scene_graphs", "predicate_names", "scene_graph_features"]

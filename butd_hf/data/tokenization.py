@@ -2,7 +2,7 @@
 """Caption tokenizers: trained on a handful of captions or on millions, saved as stock `transformers` tokenizers."""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -48,10 +48,9 @@ def train_tokenizer(
     """
     Learns the vocabulary of captions. The same captions give byte-identical tokenizers, in whatever order they come.
 
-    Text is normalised with NFKC and lowercased. `"word"` is in the spirit of Karpathy and Fei-Fei's splits (2015):
+    Text is normalised with NFKC and lowercased. `"word"` follows the idea of Karpathy and Fei-Fei's splits (2015):
     sentence punctuation is dropped and rare words become `<unk>`; unlike there, apostrophes and hyphens inside words
-    stay, so that decoding gives readable text. `"bpe"` keeps punctuation, splits rare words into bytes at worst, and
-    so never meets an unknown one.
+    stay, so that decoding gives readable text. `"bpe"` keeps punctuation and splits rare words, into bytes at worst.
 
     Args:
         captions: Plain captions; read once, so that a generator will do.
@@ -82,7 +81,14 @@ def train_tokenizer(
     if isinstance(captions, (str, bytes)):
         raise ValueError(f"captions: got one {type(captions).__name__}, expected many strings.")
 
-    tokenizer, trainer = (_word_level if kind == "word" else _byte_level)(vocab_size, min_frequency)
+    tokenizer, trainer_class, options = (_word_level if kind == "word" else _byte_level)()
+    trainer = trainer_class(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
+        **options,
+    )
     # counting does not depend on the order, and sorting makes ties between merges independent of it too
     tokenizer.train_from_iterator(sorted(_checked(captions)), trainer=trainer)
     if kind == "word" and tokenizer.get_vocab_size() == len(SPECIAL_TOKENS):
@@ -107,30 +113,20 @@ def train_tokenizer(
     )
 
 
-def _word_level(vocab_size: int, min_frequency: int) -> tuple[Tokenizer, trainers.Trainer]:
+def _word_level() -> tuple[Tokenizer, type, dict[str, Any]]:
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNK_TOKEN))
     tokenizer.normalizer = normalizers.Sequence([*SPELLING, *WORDS, normalizers.Strip()])
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(SPECIAL_TOKENS), show_progress=False
-    )
-    return tokenizer, trainer
+    return tokenizer, trainers.WordLevelTrainer, {}
 
 
-def _byte_level(vocab_size: int, min_frequency: int) -> tuple[Tokenizer, trainers.Trainer]:
+def _byte_level() -> tuple[Tokenizer, type, dict[str, Any]]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([*SPELLING, *SENTENCES, normalizers.Strip()])
     # the first word gets a space too, so that it is the same token as inside the caption
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    return tokenizer, trainer
+    return tokenizer, trainers.BpeTrainer, {"initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet())}
 
 
 def _checked(captions: Iterable[str]) -> Iterator[str]:

@@ -8,9 +8,10 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from PIL import Image
 
-from ..data.flaws import BrokenSampleError
-from ..data.region_store import RegionStore, StoredRegions
-from ..data.views import MIRRORED_VIEWS, Augmentation, load_image, mirror_caption
+from ..data.data_errors import BrokenSampleError
+from ..data.region_rows import StoredRegions
+from ..data.region_store import RegionStore
+from ..data.transforms import MIRRORED_VIEWS, Augmentation, load_image, mirror_caption
 from .example_stream import ExampleStream
 from .example_table import ExampleTable
 

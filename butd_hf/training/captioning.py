@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from ..data.region_store import StoredRegions
+from ..data.region_rows import StoredRegions
 from ..metrics.captioning import CaptioningMetric
 from ..progress import images_progress
 from .caption_examples import CaptionDataset, CaptionExample, CaptionStream

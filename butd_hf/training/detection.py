@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from ..data.detection import label_names
-from ..data.detection_views import DetectionAugmentation, Sample, read_sample, seeded
+from ..data.detection_transforms import DetectionAugmentation, Sample, read_sample
+from ..data.transforms import seeded
 from ..detection import prediction_line, predictions_of, score_predictions
 from ..metrics.average_precision import COMMON_BOXES
 from ..modeling.annotations import build_labels, unpadded_sizes
@@ -61,7 +62,7 @@ class DetectionDataset(ExampleTable[DetectionExample]):
         self.table = table
         self.names = label_names(table)
         self.image_size = image_size
-        self.masks = masks or (augmentation is not None and augmentation.needs_masks)
+        self.masks = masks
         self.augmentation = augmentation
 
     def __len__(self) -> int:

@@ -11,11 +11,10 @@ from torch import nn
 from transformers import HfArgumentParser
 
 from ..conversion.backbone_weights import load_backbone_weights
-from ..data.detection import DetectionDataError, label_names, load_detections
-from ..data.detection_views import DetectionAugmentation
-from ..data.flaws import require_files
-from ..data.mixtures import mix
-from ..data.splits import rows_of_split
+from ..data.data_errors import require_files
+from ..data.detection import label_names, load_detections
+from ..data.detection_transforms import DetectionAugmentation
+from ..data.splits import mix, rows_of_split
 from ..metrics.average_precision import COMMON_BOXES
 from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
@@ -72,10 +71,9 @@ class DetectionArguments:
     )
     augment: list[str] = field(
         default_factory=lambda: ["flip", "crop", "zoom_out", "jitter"],
-        metadata={"help": "Of flip, crop, zoom_out, jitter, mosaic, copy_paste; or none."},
+        metadata={"help": "Of flip, crop, zoom_out, jitter, mosaic; or none."},
     )
     mosaic: float = field(default=0.5, metadata={"help": "Share of mosaics, if --augment has them."})
-    copy_paste: float = field(default=0.5, metadata={"help": "Share of pictures that objects are pasted into."})
 
     common: int = field(default=COMMON_BOXES, metadata={"help": "Boxes a class needs to count for ..._ap50_common."})
     eval_batch_size: int = field(default=16, metadata={"help": "Images per batch of the evaluation."})
@@ -96,7 +94,7 @@ def load_splits(arguments: DetectionArguments, seed: int) -> tuple[Dataset, Data
     known = set(table["split"])
     eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in known), None)
     eval_table = rows_of_split(table, eval_split, source, arguments.limit)
-    require_files(eval_table["image"], source, DetectionDataError)
+    require_files(eval_table["image"], source)
     train_tables = [
         rows_of_split(table, arguments.train_split, source, arguments.limit)
         for source, table in zip(arguments.data, tables, strict=True)
@@ -184,7 +182,7 @@ def build_task(arguments: DetectionArguments, loop: LoopArguments, masks: bool) 
     image_size = max(dict(processor.size).values())
     augmentation = None
     if arguments.augment:
-        augmentation = DetectionAugmentation(tuple(arguments.augment), arguments.mosaic, arguments.copy_paste)
+        augmentation = DetectionAugmentation(tuple(arguments.augment), arguments.mosaic)
     train_dataset = DetectionDataset(
         train_table,
         image_size=image_size,

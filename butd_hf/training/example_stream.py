@@ -16,7 +16,7 @@ from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
-from ..data.flaws import BrokenSampleError
+from ..data.data_errors import BrokenSampleError
 from .arguments import LoopArguments
 from .example_table import BrokenSamples
 from .task import Task

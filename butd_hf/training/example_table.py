@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import torch.utils.data
 
-from ..data.flaws import BrokenSampleError
+from ..data.data_errors import BrokenSampleError
 
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.region_store import StoredRegions
+from ..data.region_rows import StoredRegions
 from ..modeling.regions import ButdRegions
 
 

@@ -17,8 +17,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from ..data.answers import TargetForm, answer_scores
-from ..data.region_store import RegionStore, StoredRegions
-from ..data.views import MIRRORED_VIEWS, Augmentation, load_image, mirror_caption
+from ..data.region_rows import StoredRegions
+from ..data.region_store import RegionStore
+from ..data.transforms import MIRRORED_VIEWS, Augmentation, load_image, mirror_caption
 from ..metrics.question_answering import score_answers
 from ..progress import images_progress
 from .answer_teachers import AnswerTeachers

@@ -11,13 +11,13 @@ from transformers import PreTrainedConfig
 
 from ..conversion.backbone_weights import load_backbone_weights
 from ..data.answers import TargetForm, build_answers
-from ..data.flaws import require_files
-from ..data.mixtures import mix, numbered
-from ..data.question_rows import answered_rows, learnable_rows
-from ..data.questions import QuestionDataError, load_questions
-from ..data.region_store import RegionStore, extract_regions
+from ..data.data_errors import require_files
+from ..data.extraction import extract_regions
+from ..data.questions import answered_rows, learnable_rows, load_questions
+from ..data.region_store import RegionStore
+from ..data.splits import mix, numbered
 from ..data.tokenization import train_tokenizer
-from ..data.views import Augmentation, load_image, views_of
+from ..data.transforms import Augmentation, load_image, views_of
 from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
 from ..modeling.modeling_question_answering_butd import ButdForQuestionAnswering
@@ -175,7 +175,7 @@ def load_splits(arguments: QuestionArguments, seed: int) -> tuple[Dataset, Datas
             known = set(table["split"])
             eval_split = arguments.eval_split or next((name for name in EVALUATION_SPLITS if name in known), None)
             eval_table = answered_rows(table, eval_split, source, arguments.limit)
-            require_files(eval_table["image"], source, QuestionDataError)
+            require_files(eval_table["image"], source)
     return mix(sources, arguments.data_weights, seed), eval_table
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from ..data.scene_graphs import label_names, predicate_names
-from ..data.views import load_image
+from ..data.transforms import load_image
 from ..metrics.scene_graphs import score_graphs
 from ..modeling.image_processing_butd import ButdImageProcessor
 from ..progress import images_progress

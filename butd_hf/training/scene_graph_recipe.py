@@ -12,8 +12,8 @@ from datasets import Dataset
 from transformers import HfArgumentParser, PreTrainedConfig
 
 from ..conversion.backbone_weights import load_backbone_weights
-from ..data.flaws import require_files
-from ..data.scene_graphs import SceneGraphDataError, label_names, load_scene_graphs, predicate_names
+from ..data.data_errors import require_files
+from ..data.scene_graphs import label_names, load_scene_graphs, predicate_names
 from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
 from ..modeling.modeling_scene_graph_butd import ButdForSceneGraphGeneration
@@ -121,7 +121,7 @@ def load_splits(arguments: SceneGraphArguments) -> tuple[Dataset, Dataset]:
         if not any(related[row] for row in rows):
             raise ValueError(f"{arguments.data} has no relations in split {split!r}, but {sorted(set(splits))}.")
         found.append(table.select(rows[: arguments.limit or None]))
-    require_files(filter(None, found[1]["image"]), arguments.data, SceneGraphDataError)
+    require_files(filter(None, found[1]["image"]), arguments.data)
     return found[0], found[1]
 
 

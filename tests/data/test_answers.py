@@ -1,27 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from butd_hf.data.answers import (
-    CONTRACTIONS,
-    answer_kind,
-    answer_scores,
-    build_answers,
-    normalize_answer,
-)
+from butd_hf.data.answers import answer_kind, answer_scores, build_answers, normalize_answer
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
         ("Two", "2"),
-        ("none", "0"),
         ("The dog.", "dog"),
-        ("a cat and an owl", "cat and owl"),
         ("dont know", "don't know"),
-        ("Its a oclock", "its o'clock"),
         ("somebody'd", "somebodyd"),  # as the official table has it
         ("t-shirt", "t shirt"),
-        ("t - shirt", "t shirt"),
         ("yes!", "yes"),  # no space beside the sign: it becomes one, which goes at the end
         ("yes, it is", "yes it is"),
         ("1,000", "1000"),
@@ -30,10 +20,7 @@ from butd_hf.data.answers import (
         ("5.30 p.m.", "5.30 pm"),
         ("garbage_bin", "garbage bin"),
         ("new\nyork\tcity ", "new york city"),
-        ("what?why", "what why"),
         ("ten (10)", "10 10"),
-        ("it's", "it's"),
-        ("red/white", "red white"),
         ("50%", "50%"),
     ],
 )
@@ -48,17 +35,7 @@ def test_nothing_becomes_empty():
     assert normalize_answer("The") == "the"
     assert normalize_answer("?!") == "?!"
     assert normalize_answer("") == ""
-
-
-def test_the_official_script_stops_at_the_32nd_period():
-    assert normalize_answer("." * 40) == "." * 8
-
-
-def test_contractions_lose_nothing_but_apostrophes():
-    odd = {word for word, full in CONTRACTIONS.items() if word.replace("'", "") != full.replace("'", "")}
-    assert odd == set()
-    assert all(word == word.lower() and full == full.lower() for word, full in CONTRACTIONS.items())
-    assert len(CONTRACTIONS) == 114  # the 120 of the script without six that change nothing
+    assert normalize_answer("." * 40) == "." * 8  # the official script stops at the 32nd period
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
@@ -66,14 +43,6 @@ def test_leave_one_out_of_ten_people(count, expected):
     answers = ["red"] * count + [f"other {index}" for index in range(10 - count)]
     assert answer_scores(answers)["red"] == pytest.approx(expected)
     assert answer_scores(answers, form="simplified")["red"] == pytest.approx(min(1.0, count / 3))
-
-
-def test_leave_one_out_is_the_mean_over_those_left_out():
-    answers = ["a b", "a b", "c", "d", "d", "d", "e"]
-    for answer, score in answer_scores(answers).items():
-        groups = [answers[:place] + answers[place + 1 :] for place in range(len(answers))]
-        normalised = [[normalize_answer(other) for other in group] for group in groups]
-        assert score == pytest.approx(sum(min(1.0, group.count(answer) / 3) for group in normalised) / len(groups))
 
 
 def test_a_set_is_right_together_and_one_answer_alone():

@@ -1,103 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 
-import datasets
 import pytest
 from PIL import Image
 
-from butd_hf.data.captions import CaptionDataError, load_captions
+from butd_hf.data.captions import load_captions
+from butd_hf.data.data_errors import DataError
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "images").mkdir()
-    for name in ("a.jpg", "b.jpg", "c.jpg"):
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg", "sub/c.jpg"):
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
     return tmp_path
 
 
-def write(path, content):
-    path.write_text(content if isinstance(content, str) else json.dumps(content, indent=1), encoding="utf-8")
-    return path
+def lines(*entries):
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
 
 
-LINES = [
-    {"image": "a.jpg", "split": "train", "captions": ["a  dog ", "two dogs"]},
+LINES = (
+    {"image": "a.jpg", "split": "train", "captions": ["a  dog\u2028", "two dogs", " "]},
     {"image": "b.jpg", "split": "dev", "captions": ["a cat"]},
-]
+    {"image": "sub/c.jpg", "captions": [" "]},
+)
 COCO = {
     "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}, {"id": 11, "file_name": "c.jpg"}],
     "annotations": [
         {"image_id": 9, "caption": "a cat"},
-        {"image_id": 7, "caption": "a dog"},
-        {"image_id": 7, "caption": "two dogs"},
+        {"image_id": 7, "caption": "a  dog\u0085"},
+        {"image_id": "7", "caption": "two dogs"},
     ],
 }
 KARPATHY = {
     "images": [
-        {"filename": "a.jpg", "split": "train", "imgid": 0, "sentences": [{"raw": "a dog"}, {"raw": "two dogs"}]},
-        {"filename": "b.jpg", "split": "val", "cocoid": 5, "sentences": [{"raw": "a cat"}]},
-        {"filename": "c.jpg", "filepath": "", "split": "restval", "imgid": 2, "sentences": [{"raw": "a cow"}]},
+        {"filename": "a.jpg", "split": "restval", "imgid": 0, "sentences": [{"raw": "a dog"}, {"raw": "two dogs"}]},
+        {"filename": "b.jpg", "split": "dev", "cocoid": 5, "sentences": [{"raw": "a cat"}]},
+        {"filename": "c.jpg", "filepath": "sub", "split": "dev", "imgid": 2, "sentences": []},
     ]
 }
 
 
-def as_lines(entries):
-    return "\n".join(json.dumps(entry) for entry in entries) + "\n"
-
-
-def test_json_lines_in_a_folder(folder):
-    write(folder / "captions.jsonl", as_lines(LINES))
-    table = load_captions(folder)
+@pytest.mark.parametrize(
+    ("name", "content", "ids", "splits"),
+    [
+        ("captions.jsonl", "\ufeff" + lines(*LINES), ["a.jpg", "b.jpg"], ["train", "dev"]),
+        ("captions_val2017.json", json.dumps(COCO), ["7", "9"], ["val", "val"]),
+        ("captions_val2017.json", json.dumps(COCO, indent=2, ensure_ascii=False), ["7", "9"], ["val", "val"]),
+        ("dataset.json", json.dumps(KARPATHY), ["0", "5"], ["train", "dev"]),
+    ],
+)
+def test_layouts_are_recognised_and_images_without_captions_left_out(folder, caplog, name, content, ids, splits):
+    (folder / name).write_text(content, encoding="utf-8")
+    table = load_captions(folder / name)
     assert table["captions"][:] == [["a dog", "two dogs"], ["a cat"]]  # white space is cleaned
-    assert table["split"][:] == ["train", "dev"]
+    assert table["image_id"][:] == ids and table["split"][:] == splits
     assert table["image"][0] == str((folder / "images" / "a.jpg").resolve())
-    assert load_captions(folder, split="dev")["image_id"][:] == ["b.jpg"]
+    assert load_captions(folder / name, split=splits[-1])["image_id"][-1] == ids[-1]
+    assert ("1 images without a caption" in caplog.text) == (name != "captions_val2017.json")
 
 
-@pytest.mark.parametrize("indent", [None, 2])
-def test_coco_groups_captions_and_leaves_out_undescribed_images(folder, indent):
-    file = write(folder / "captions_val2017.json", json.dumps(COCO, indent=indent))
-    table = load_captions(file)
-    assert table["image_id"][:] == ["7", "9"]
-    assert table["captions"][:] == [["a dog", "two dogs"], ["a cat"]]
-    assert set(table["split"]) == {"val"}
-
-
-@pytest.mark.parametrize("indent", [None, 2])
-def test_karpathy_counts_restval_as_train(folder, indent):
-    file = write(folder / "dataset.json", json.dumps(KARPATHY, indent=indent))
-    table = load_captions(file)
-    assert table["split"][:] == ["train", "val", "train"]
-    assert table["image_id"][:] == ["0", "5", "2"]
-
-
-def test_karpathy_joins_the_subfolder(folder):
-    (folder / "images" / "sub").mkdir()
-    (folder / "images" / "a.jpg").rename(folder / "images" / "sub" / "a.jpg")
-    entry = {**KARPATHY["images"][0], "filepath": "sub"}
-    table = load_captions(write(folder / "dataset.json", {"images": [entry]}))
-    assert table["image"][0].endswith("sub/a.jpg")
-
-
-def test_images_folder_can_be_elsewhere(folder, tmp_path_factory):
+def test_images_are_found_in_subfolders_and_elsewhere(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("captions")
-    file = write(elsewhere / "captions.jsonl", as_lines(LINES))
+    entry = {**KARPATHY["images"][2], "sentences": [{"raw": "a cow"}]}
+    (elsewhere / "dataset.json").write_text(json.dumps({"images": [entry]}))
     with pytest.raises(FileNotFoundError, match="No images folder"):
-        load_captions(file)
-    assert len(load_captions(file, images=folder / "images")) == 2
+        load_captions(elsewhere / "dataset.json")
+    assert load_captions(elsewhere / "dataset.json", images=folder / "images")["image"][0].endswith("sub/c.jpg")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("captions.jsonl", as_lines(LINES[:1]) + '{"image": "b.jpg", \n', r"line 2: not JSON"),
-        ("captions.jsonl", "{'image': 1}\n", r"line 1: not JSON"),
-        ("captions.jsonl", as_lines([{"image": "a.jpg", "caption": "a"}]), r"line 1: no 'captions' \(list\)"),
-        ("captions.jsonl", as_lines([{"image": 3, "captions": ["a"]}]), r"line 1: 'image' must be str, got 3"),
-        ("captions.jsonl", as_lines([{"image": "a.jpg", "captions": []}]), r"line 1: expected at least one caption"),
-        ("captions.jsonl", as_lines([{"image": "a.jpg", "captions": [4]}]), r"line 1: a caption must be a string"),
-        ("captions.jsonl", "", r"no image with captions"),
+        ("captions.jsonl", lines(LINES[0]) + '{"image": "b.jpg", \n', r"line 2: not JSON"),
+        ("captions.jsonl", lines({"image": "a.jpg", "title": "a"}), r"line 1: no 'captions' \(list or str\)"),
+        ("captions.jsonl", lines({"image": 3, "captions": ["a"]}), r"line 1: 'image' must be str, got 3"),
+        ("captions.jsonl", lines({"image": "a.jpg", "captions": [4]}), r"line 1: a caption must be a string"),
+        ("captions.jsonl", lines(*LINES, {"image": "gone.jpg", "captions": ["a"]}), r"1 of 3 image(.|\n)*gone\.jpg"),
+        ("captions.jsonl", "", r"nothing in it, expected JSON Lines"),
         ("captions.json", '{"images": [\n1,\n}', r"line 3: not JSON"),
         ("captions.json", "[1, 2]", r"found list, expected JSON Lines"),
         ("captions.json", '{"images": [{"id": 1}], "annotations": [{"image_id": 1}]}', r"annotations\[0\]: no 'cap"),
@@ -106,55 +87,35 @@ def test_images_folder_can_be_elsewhere(folder, tmp_path_factory):
     ],
 )
 def test_errors_name_the_place(folder, name, content, message):
-    file = write(folder / name, content)
-    with pytest.raises(CaptionDataError, match=message) as raised:
-        load_captions(file)
-    assert str(file) in str(raised.value)
+    (folder / name).write_text(content)
+    with pytest.raises(DataError, match=message) as raised:
+        load_captions(folder / name)
+    assert str(folder / name) in str(raised.value)
 
 
-def test_missing_images_are_listed(folder):
-    write(folder / "captions.jsonl", as_lines([*LINES, {"image": "gone.jpg", "captions": ["nothing"]}]))
-    with pytest.raises(CaptionDataError, match=r"1 of 3 image files are missing(.|\n)*gone\.jpg"):
+def test_missing_files_and_splits(folder):
+    with pytest.raises(FileNotFoundError, match=r"captions\.jsonl"):
         load_captions(folder)
-
-
-def test_unknown_split_names_the_known(folder):
-    write(folder / "captions.jsonl", as_lines(LINES))
-    with pytest.raises(CaptionDataError, match=r"'test', the file has \['dev', 'train'\]"):
+    with pytest.raises(FileNotFoundError, match="No captions at"):
+        load_captions(folder / "none.json")
+    (folder / "captions.jsonl").write_text(lines(*LINES))
+    with pytest.raises(DataError, match=r"no split 'test', there are \['dev', 'train'\]"):
         load_captions(folder, split="test")
 
 
-def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"captions\.jsonl"):
-        load_captions(tmp_path)
-    with pytest.raises(FileNotFoundError, match="No captions at"):
-        load_captions(tmp_path / "none.json")
-
-
-@pytest.mark.parametrize("column", ["text", "caption", "captions"])
-def test_an_imagefolder(tmp_path, column):
-    """As the library `datasets` reads it, too."""
+@pytest.mark.parametrize("column", ["text", "captions"])
+def test_an_imagefolder_of_datasets(tmp_path, column):
     for split, count in (("train", 2), ("validation", 1)):
         (tmp_path / split).mkdir()
-        lines = []
+        entries = []
         for index in range(count):
             Image.new("RGB", (8, 8)).save(tmp_path / split / f"{index}.png")
-            said = f"a {split} picture {index}"
-            lines.append({"file_name": f"{index}.png", column: [said] if column == "captions" else said})
-        (tmp_path / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            caption = f"a {split} image {index}"
+            entries.append({"file_name": f"{index}.png", column: [caption] if column == "captions" else caption})
+        (tmp_path / split / "metadata.jsonl").write_text(lines(*entries))
     table = load_captions(tmp_path)
-    assert table["split"] == ["train", "train", "validation"]
-    assert table["captions"][2] == ["a validation picture 0"]
+    assert table["split"] == ["train", "train", "validation"] and table["image_id"][0] == "train/0.png"
+    assert table["captions"][2] == ["a validation image 0"]
     assert table["image"][1] == str(tmp_path.resolve() / "train" / "1.png")
-    assert table["image_id"][0] == "train/0.png"
-    theirs = datasets.load_dataset("imagefolder", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
-    assert {split: len(rows) for split, rows in theirs.items()} == {"train": 2, "validation": 1}
-
-
-def test_an_imagefolder_of_one_file(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a square", "split": "dev"}\n')
-    assert load_captions(tmp_path)["split"] == load_captions(tmp_path / "metadata.jsonl")["split"] == ["dev"]
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "title": "a square"}\n')
-    with pytest.raises(CaptionDataError, match=r"metadata.jsonl, line 1: no 'text' .* among .'file_name', 'title'"):
-        load_captions(tmp_path)
+    only = load_captions(tmp_path / "train" / "metadata.jsonl")
+    assert only["split"] == ["train", "train"] and only["image"][1] == table["image"][1]

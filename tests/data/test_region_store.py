@@ -12,16 +12,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from butd_hf.data.region_rows import DuplicateImageError
-from butd_hf.data.region_store import (
-    STORE_FILE,
-    RegionStore,
-    RegionStoreError,
-    RegionStoreWriter,
-    StoredRegions,
-    decode_row,
-    extract_regions,
-)
+from butd_hf.data.extraction import extract_regions
+from butd_hf.data.region_rows import DuplicateImageError, RegionStoreError, StoredRegions, decode_row
+from butd_hf.data.region_store import STORE_FILE, RegionStore
+from butd_hf.data.region_writing import RegionStoreWriter
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.regions import ButdRegions
 
@@ -95,11 +89,6 @@ def test_stored_regions_are_those_of_the_model(bottom_up, images, tmp_path):
     assert not (tmp_path / "store.unfinished").exists()
 
 
-def test_half_precision_by_default(bottom_up, images, tmp_path):
-    store = extract_regions(bottom_up, GridProcessor(), images, tmp_path / "store")
-    assert store["image-0", "identity"].features.dtype == np.float16
-
-
 def test_a_current_store_is_used_and_a_stale_one_replaced(bottom_up, images, tmp_path):
     path = tmp_path / "store"
 
@@ -116,27 +105,9 @@ def test_a_current_store_is_used_and_a_stale_one_replaced(bottom_up, images, tmp
     with torch.no_grad():
         bottom_up.proj.weight.add_(1.0)
     assert calls(GridProcessor(), dtype="float32") == 1  # other weights
+    bottom_up.config.dtype = torch.float32  # what loading writes into a config
     assert calls(GridProcessor(), dtype="float32") == 0
     assert len(RegionStore.open(path)) == 5
-
-
-def test_a_loaded_model_uses_the_store_of_the_one_that_was_saved(bottom_up, images, tmp_path):
-    extract_regions(bottom_up, GridProcessor(), images, tmp_path / "store")
-    bottom_up.config.dtype = torch.float32  # what loading tells a config
-    processor = GridProcessor()
-    extract_regions(bottom_up, processor, images, tmp_path / "store")
-    assert processor.calls == 0
-
-
-def test_an_interrupted_extraction_is_no_store(bottom_up, images, tmp_path):
-    path = tmp_path / "store"
-    broken = [*images, ("broken", str(tmp_path / "broken.png"))]
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(OSError, match=r"broken\.png"):
-        extract_regions(bottom_up, GridProcessor(), broken, path, batch_size=2)
-    with pytest.raises(RegionStoreError, match="No finished region store"):
-        RegionStore.open(path)
-    assert len(extract_regions(bottom_up, GridProcessor(), images, path)) == 5
 
 
 def test_a_store_without_its_last_file_is_not_finished(bottom_up, images, tmp_path):
@@ -149,15 +120,6 @@ def test_a_store_without_its_last_file_is_not_finished(bottom_up, images, tmp_pa
     (path / STORE_FILE).write_text(json.dumps({**description, "version": 99}))
     with pytest.raises(RegionStoreError, match="version 99"):
         RegionStore.open(path)
-
-
-def test_many_batches_of_rows(bottom_up, images, tmp_path):
-    many = [(f"copy-{index}", images[index % 5][1]) for index in range(200)]
-    store = extract_regions(bottom_up, GridProcessor(), many, tmp_path / "store", batch_size=16, dtype="float32")
-    assert len(store.shards) == 4
-    for index in (0, 63, 64, 128, 199):
-        same = store[f"copy-{index % 5}", "identity"]
-        assert np.allclose(store[f"copy-{index}", "identity"].features, same.features, atol=1e-6)
 
 
 def test_errors(bottom_up, images, tmp_path):
@@ -196,8 +158,7 @@ def same(one, other):
     )
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("shard_size", [1, 4, 100])
+@pytest.mark.parametrize(("dtype", "shard_size"), [("float16", 1), ("float32", 4), ("float32", 100)])
 def test_what_is_written_is_read(tmp_path, dtype, shard_size):
     written = {f"image {seed}": regions_of(seed, count=seed % 4, dtype=dtype) for seed in range(10)}
     written["image 3"].labels = np.array([7, 1599, 0], np.int32)
@@ -237,7 +198,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         path = tmp_path / name
         tracemalloc.start()
         before = pa.total_allocated_bytes()
-        with RegionStoreWriter(path, shard_size=500) as writer:
+        with RegionStoreWriter(path, shard_size=100) as writer:
             for index in range(count):
                 writer.add(f"image {index}", regions_of(0, count=8, region_size=64))
         store = RegionStore.open(path)
@@ -269,15 +230,9 @@ def test_a_store_that_fails_leaves_nothing_behind(tmp_path):
     with pytest.raises(RegionStoreError, match="'0' are not finite"):
         write(("0", broken))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_store_is_not_overwritten_unless_told(tmp_path):
-    for overwrite in (False, True):
-        with RegionStoreWriter(tmp_path / "store", overwrite=overwrite) as writer:
-            writer.add("0", regions_of(0))
+    write(("0", good))
     with pytest.raises(RegionStoreError, match="is there already"):
-        RegionStoreWriter(tmp_path / "store")
-    assert len(RegionStore.open(tmp_path / "store")) == 1
+        write(("0", good))
 
 
 def boxes_sum(store, results):

@@ -27,7 +27,7 @@ SHORT = [
     *("--batch_size", "2", "--epochs", "1", "--num_workers", "0", "--num_threads", "1", "--logging_steps", "1"),
     *("--common", "1"),
 ]
-AUGMENT = ("--augment", "flip", "crop", "zoom_out", "jitter", "mosaic", "copy_paste")
+AUGMENT = ("--augment", "flip", "crop", "zoom_out", "jitter", "mosaic")
 
 
 def run(name, *options):

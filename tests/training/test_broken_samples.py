@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from butd_hf.data.captions import CaptionDataError, load_captions
-from butd_hf.data.detection import DetectionDataError, load_detections
-from butd_hf.data.detection_views import DetectionAugmentation
-from butd_hf.data.question_rows import learnable_rows
-from butd_hf.data.questions import QuestionDataError, load_questions
-from butd_hf.data.scene_graphs import SceneGraphDataError, load_scene_graphs
+from butd_hf.data.captions import load_captions
+from butd_hf.data.data_errors import DataError
+from butd_hf.data.detection import load_detections
+from butd_hf.data.detection_transforms import DetectionAugmentation
+from butd_hf.data.questions import learnable_rows, load_questions
+from butd_hf.data.scene_graphs import load_scene_graphs
 from butd_hf.training import CaptionDataset, DetectionDataset, QuestionDataset, SceneGraphDataset
 
 
@@ -29,13 +29,13 @@ def lines(rows):
 
 def captions(folder):
     (folder / "captions.jsonl").write_text(lines({"image": f"{n}.png", "captions": ["a"]} for n in range(3)))
-    return load_captions, lambda table, strict: CaptionDataset(table, strict=strict), CaptionDataError
+    return load_captions, lambda table, strict: CaptionDataset(table, strict=strict), DataError
 
 
 def questions(folder):
     rows = [{"image": f"{n}.png", "question": "what", "answers": ["a"]} for n in range(3)]
     (folder / "qa.jsonl").write_text(lines(rows))
-    return load_questions, lambda table, strict: QuestionDataset(table, strict=strict), QuestionDataError
+    return load_questions, lambda table, strict: QuestionDataset(table, strict=strict), DataError
 
 
 def boxes(folder, masks=False):
@@ -50,7 +50,7 @@ def boxes(folder, masks=False):
         mosaics = DetectionAugmentation(("mosaic",), mosaic=1.0)  # the broken picture may not be in them either
         return DetectionDataset(table, image_size=64, masks=masks, augmentation=mosaics, strict=strict)
 
-    return load_detections, build, DetectionDataError
+    return load_detections, build, DataError
 
 
 def graphs(folder):
@@ -64,7 +64,7 @@ def graphs(folder):
     def load(path, require_images=True):
         return load_scene_graphs(path, strict=require_images, require_images=require_images)
 
-    return load, build, SceneGraphDataError
+    return load, build, DataError
 
 
 TASKS = {
@@ -132,7 +132,7 @@ def test_unknown_labels_are_named_and_counted_or_stop_the_run(folder, caplog):
     assert [len(objects) for objects in load_scene_graphs(folder, strict=False)["objects"]] == [1, 1, 1]
     assert "3 objects whose label isn't listed, left out: " in caplog.text
     assert "objects[1] is 'mat'" in caplog.text
-    with pytest.raises(SceneGraphDataError, match=r"objects\[1\] is 'mat': objects whose label isn't listed"):
+    with pytest.raises(DataError, match=r"objects\[1\] is 'mat': objects whose label isn't listed"):
         load_scene_graphs(folder)
 
     questions(folder)

@@ -12,8 +12,8 @@ from datasets import Dataset, Image
 
 import butd_hf
 from butd_hf.data.caption_streams import as_stream_table, first_captions, is_stream, open_captions
-from butd_hf.data.captions import CaptionDataError
-from butd_hf.data.mixtures import mix, numbered
+from butd_hf.data.data_errors import DataError
+from butd_hf.data.splits import mix, numbered
 from butd_hf.training import CaptionStream, SelfCriticalTask
 
 
@@ -105,7 +105,7 @@ def test_anything_that_datasets_streams(image_paths, tmp_path):
         for _, example in islice(CaptionStream(open_captions(f"stream:{tmp_path}")).examples(0, 1), 3)
     ]
     table.rename_column("caption", "words").to_parquet(tmp_path / "train-0.parquet")
-    with pytest.raises(CaptionDataError, match=r"found the columns .*'words'.* expected pictures in one of"):
+    with pytest.raises(DataError, match=r"found the columns .*'words'.* expected images in one of"):
         open_captions(f"stream:{tmp_path}")
 
 

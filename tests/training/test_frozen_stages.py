@@ -6,7 +6,7 @@ import timm
 import torch
 from transformers import TimmBackbone, TimmBackboneConfig
 
-from butd_hf.data.region_store import StoredRegions
+from butd_hf.data.region_rows import StoredRegions
 from butd_hf.training.frozen_stages import FrozenStages, cells_to_map, collate_cells
 
 

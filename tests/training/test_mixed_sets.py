@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from butd_hf.data.detection import DetectionDataError
+from butd_hf.data.data_errors import DataError
 from butd_hf.training.detection_recipe import DetectionArguments
 from butd_hf.training.detection_recipe import load_splits as load_detection_splits
 from butd_hf.training.question_answering_recipe import QuestionArguments
@@ -36,7 +36,7 @@ def test_detection(detection_data, tmp_path):
     with pytest.raises(ValueError, match="other has other categories than"):
         load_detection_splits(DetectionArguments(data=both), seed=0)
     (other / "images" / "5.png").unlink()
-    with pytest.raises(DetectionDataError, match="1 of 2 image files are missing"):  # what is scored must be whole
+    with pytest.raises(DataError, match="1 of 2 image files are missing"):  # what is scored must be whole
         load_detection_splits(DetectionArguments(data=[str(detection_data)], eval_data=str(other)), seed=0)
 
 

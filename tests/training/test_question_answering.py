@@ -6,7 +6,7 @@ from datasets import Dataset
 from PIL import Image
 
 from butd_hf.data.questions import QUESTION_FEATURES
-from butd_hf.data.views import Augmentation
+from butd_hf.data.transforms import Augmentation
 from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
 from butd_hf.modeling.modeling_question_answering_butd import ButdForQuestionAnswering

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import base64
+import codecs
 import csv
 
 import numpy as np
 import pytest
 
-from butd_hf.feature_files.records import FeatureFileError, FeatureRecord
-from butd_hf.feature_files.tsv import COLUMNS, TsvWriter, read_tsv
+from butd_hf.features.records import FeatureFileError, FeatureRecord
+from butd_hf.features.tsv import COLUMNS, line_of, read_tsv
 
 
 NUM_BOXES, SIZE = 3, 8
@@ -66,10 +67,7 @@ def test_what_is_written_is_what_the_published_code_wrote(tmp_path, order):
     row, boxes, _ = published_row(0, COLUMNS[order])
     write_rows(tmp_path / "a.tsv", [row])
     (record,) = read_tsv(tmp_path / "a.tsv")
-    writer = TsvWriter(tmp_path / "b.tsv", COLUMNS[order])
-    writer.write(record)
-    writer.close()
-    written = (tmp_path / "b.tsv").read_text().rstrip("\n").split("\t")
+    written = line_of(record, COLUMNS[order]).decode().rstrip("\n").split("\t")
     place = COLUMNS[order].index("boxes")
     assert written[:place] + written[place + 1 :] == row[:place] + row[place + 1 :]
     found = np.frombuffer(base64.b64decode(written[place]), np.float32).reshape(-1, 4)
@@ -85,10 +83,8 @@ def damaged(name):
         "bad base64": (5, row[5][:10] + "!" + row[5][11:]),
         "cut base64": (5, row[5][:-3]),
         "too few bytes": (5, short),
-        "boxes of another number": (4, row[4][:16]),
         "NaN": (5, base64.b64encode(features.tobytes()).decode()),
         "num_boxes": (3, "three"),
-        "negative": (3, "-1"),
         "no width": (1, "0"),
         "no id": (0, ""),
     }
@@ -102,15 +98,13 @@ def damaged(name):
         ("bad base64", r"a\.tsv:2: column 6 \(features\): no base64"),
         ("cut base64", r"a\.tsv:2: column 6 \(features\): no base64"),
         ("too few bytes", r"a\.tsv:2: column 6 \(features\): 92 bytes, expected 96 for num_boxes 3"),
-        ("boxes of another number", r"a\.tsv:2: column 5 \(boxes\): 12 bytes, expected 48"),
         ("NaN", r"a\.tsv:2: column 6 \(features\): region 1 has NaN"),
         ("num_boxes", r"a\.tsv:2: column 4 \(num_boxes\): expected a whole number, got b'three'"),
-        ("negative", r"a\.tsv:2: column 4 \(num_boxes\): .*got -1"),
         ("no width", r"a\.tsv:2: column 2 \(image_w\): expected a positive size, got 0 x 427"),
         ("no id", r"a\.tsv:2: column 1 \(image_id\): is empty"),
     ],
 )
-def test_damage_is_told_with_file_line_and_column(tmp_path, name, message):
+def test_damage_is_reported_with_file_line_and_column(tmp_path, name, message):
     write_rows(tmp_path / "a.tsv", [published_row(0, COLUMNS["tsv"])[0], damaged(name)])
     records = read_tsv(tmp_path / "a.tsv")
     assert next(records).image_id == "42"  # what comes before is fine
@@ -118,7 +112,7 @@ def test_damage_is_told_with_file_line_and_column(tmp_path, name, message):
         next(records)
 
 
-@pytest.mark.parametrize("left", [0.2, 0.9, 0.999])
+@pytest.mark.parametrize("left", [0.2, 0.999])
 def test_a_truncated_file(tmp_path, left):
     rows = [published_row(seed, COLUMNS["tsv"], image_id=str(seed))[0] for seed in range(2)]
     write_rows(tmp_path / "a.tsv", rows)
@@ -139,7 +133,7 @@ def test_a_wrong_number_of_columns(tmp_path):
         list(read_tsv(tmp_path / "b.tsv"))
 
 
-def test_exchanged_sides_are_noticed_and_columns_can_be_named(tmp_path):
+def test_swapped_sides_are_noticed_and_columns_can_be_named(tmp_path):
     columns = ("image_id", "image_h", "image_w", "num_boxes", "boxes", "features")
     row, _, features = published_row(0, columns)
     write_rows(tmp_path / "a.tsv", [row])
@@ -147,13 +141,6 @@ def test_exchanged_sides_are_noticed_and_columns_can_be_named(tmp_path):
         list(read_tsv(tmp_path / "a.tsv"))
     (record,) = read_tsv(tmp_path / "a.tsv", columns)
     assert record.regions.width == WIDTH and np.array_equal(record.regions.features, features)
-
-
-def test_features_of_another_size_in_the_middle(tmp_path):
-    rows = [published_row(0, COLUMNS["tsv"])[0], published_row(0, COLUMNS["tsv"], size=9)[0]]
-    write_rows(tmp_path / "a.tsv", rows)
-    with pytest.raises(FeatureFileError, match=r"a\.tsv:2: column 6 \(features\): 108 bytes, expected 96"):
-        list(read_tsv(tmp_path / "a.tsv"))
 
 
 def test_fields_longer_than_the_csv_module_takes_and_notation_of_bytes(tmp_path):
@@ -167,7 +154,11 @@ def test_fields_longer_than_the_csv_module_takes_and_notation_of_bytes(tmp_path)
 def test_ids_that_would_break_a_line_are_refused(tmp_path):
     write_rows(tmp_path / "a.tsv", [published_row(0, COLUMNS["tsv"])[0]])
     (record,) = read_tsv(tmp_path / "a.tsv")
-    writer = TsvWriter(tmp_path / "b.tsv", COLUMNS["tsv"])
     with pytest.raises(FeatureFileError, match="can't be in a TSV file"):
-        writer.write(FeatureRecord("a\tb", record.regions, "here"))
-    writer.close()
+        line_of(FeatureRecord("a\tb", record.regions, "here"), COLUMNS["tsv"])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_id(tmp_path):
+    write_rows(tmp_path / "a.tsv", [published_row(0, COLUMNS["tsv"])[0]])
+    (tmp_path / "a.tsv").write_bytes(codecs.BOM_UTF8 + (tmp_path / "a.tsv").read_bytes())
+    assert next(read_tsv(tmp_path / "a.tsv")).image_id == "42"

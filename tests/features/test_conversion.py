@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from butd_hf.data.region_rows import StoredRegions
-from butd_hf.data.region_store import RegionStore, RegionStoreWriter
-from butd_hf.feature_files.conversion import FORMATS, convert_features, read_features
-from butd_hf.feature_files.records import FeatureFileError
+from butd_hf.data.region_store import RegionStore
+from butd_hf.data.region_writing import RegionStoreWriter
+from butd_hf.features.conversion import FORMATS, convert_features, read_features
+from butd_hf.features.records import FeatureFileError
 
 
 def regions_of(seed, count=4, size=6):
@@ -81,7 +82,7 @@ def test_layout_of_ruotianluo(store, tmp_path):
     convert_features([tmp_path / "cocobu_att"], tmp_path / "back", sizes=tmp_path / "dataset.json")
     assert np.allclose(RegionStore.open(tmp_path / "back")["COCO_1"].boxes, regions_of(1).boxes, atol=1e-6)
     (tmp_path / "dataset.json").write_text(json.dumps({"images": images[1:]}))
-    with pytest.raises(FeatureFileError, match=r"COCO_0\.npz: the size of the picture is not known"):
+    with pytest.raises(FeatureFileError, match=r"COCO_0\.npz: the size of the image is not known"):
         convert_features([tmp_path / "cocobu"], tmp_path / "again", sizes=tmp_path / "dataset.json")
     np.save(tmp_path / "cocobu_box" / "COCO_1.npy", boxes[1:])
     with pytest.raises(FeatureFileError, match=r"4 features, but 3 boxes in .*cocobu_box/COCO_1\.npy"):
@@ -101,18 +102,11 @@ def write_npz(file, **changes):
     np.savez_compressed(file, **{**content, **changes})
 
 
-def test_features_of_openvqa_are_turned(tmp_path):
+def test_features_of_openvqa_are_transposed_and_padding_beyond_num_bbox_is_no_region(tmp_path):
     (tmp_path / "npz").mkdir()
-    write_npz(tmp_path / "npz" / "a.npz", x=regions_of(0).features.T)
+    write_npz(tmp_path / "npz" / "a.npz", x=regions_of(0).features.T, num_bbox=3)
     (record,) = read_features(tmp_path / "npz")
-    assert np.array_equal(record.regions.features, regions_of(0).features)
-
-
-def test_padding_beyond_num_bbox_is_no_region(tmp_path):
-    (tmp_path / "npz").mkdir()
-    write_npz(tmp_path / "npz" / "a.npz", num_bbox=3)
-    (record,) = read_features(tmp_path / "npz")
-    assert record.regions.features.shape == (3, 6) and record.regions.boxes.shape == (3, 4)
+    assert np.array_equal(record.regions.features, regions_of(0).features[:3]) and len(record.regions.boxes) == 3
 
 
 NAN = np.full((4, 6), np.nan, np.float32)
@@ -126,41 +120,28 @@ NAN = np.full((4, 6), np.nan, np.float32)
         ({"num_bbox": 5}, "num_bbox is 5; they don't fit"),
         ({"bbox": NAN}, r"a\.npz: bbox has shape \(4, 6\) .*expected \(num_regions, 4\)"),
         ({"image_h": [1, 2]}, r"a\.npz: image_h: expected a number"),
-        ({"image_w": 480, "image_h": 640}, r"a\.npz: bbox: a box ends outside its picture.*changed places"),
+        ({"image_w": 480, "image_h": 640}, r"a\.npz: bbox: a box ends outside its image.*changed places"),
         ({"x": {"a": 1}}, r"a\.npz: x: cannot be read"),
     ],
 )
 def test_damaged_npz(tmp_path, changes, message):
     (tmp_path / "npz").mkdir()
-    write_npz(tmp_path / "npz" / "a.npz", **changes)
+    file = tmp_path / "npz" / "a.npz"
+    write_npz(file, **changes)
     with pytest.raises(FeatureFileError, match=message):
         list(read_features(tmp_path / "npz"))
-
-
-def test_a_truncated_npz(tmp_path):
-    (tmp_path / "npz").mkdir()
-    file = tmp_path / "npz" / "a.npz"
-    write_npz(file)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(FeatureFileError, match=r"a\.npz: bbox: cannot be read"):
         list(read_features(tmp_path / "npz"))
 
 
 @pytest.mark.parametrize("output", FORMATS)
-def test_an_image_that_comes_twice_is_told_and_nothing_is_left(store, tmp_path, output):
+def test_an_image_that_comes_twice_is_named_and_nothing_is_left(store, tmp_path, output):
     convert_features([store], tmp_path / "first.tsv", output="tsv")
     to = tmp_path / "out" / "features"
     with pytest.raises(FeatureFileError, match=r"first\.tsv:1: column 1 \(image_id\): Image id 'COCO_0' occurs more"):
         convert_features([store, tmp_path / "first.tsv"], to, output=output)
     assert not to.parent.exists() or list(to.parent.iterdir()) == []
-
-
-def test_several_sources_make_one_store(store, tmp_path):
-    with RegionStoreWriter(tmp_path / "MORE") as writer:
-        writer.add("COCO_9", regions_of(9))
-    convert_features([store], tmp_path / "train.tsv.0", output="tsv")  # as the published ones are called
-    assert convert_features([tmp_path / "train.tsv.0", tmp_path / "MORE"], tmp_path / "all", dtype="float16") == 6
-    assert RegionStore.open(tmp_path / "all")["COCO_9"].features.dtype == np.float16
 
 
 def test_refusals(store, tmp_path):
@@ -176,6 +157,10 @@ def test_refusals(store, tmp_path):
     with pytest.raises(FeatureFileError, match="output must be one of"):
         convert_features([store], tmp_path / "out", output="hdf5")
     assert convert_features([store], tmp_path / "a.tsv", output="tsv", overwrite=True) == 5
+    with RegionStoreWriter(tmp_path / "MORE") as writer:
+        writer.add("COCO_9", regions_of(9))
+    assert convert_features([tmp_path / "a.tsv", tmp_path / "MORE"], tmp_path / "all", dtype="float16") == 6
+    assert RegionStore.open(tmp_path / "all")["COCO_9"].features.dtype == np.float16
 
 
 def test_conversion_needs_no_more_memory_for_more_images(tmp_path):

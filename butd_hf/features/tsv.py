@@ -8,6 +8,7 @@ Bansal 2019), ten, height before width. Neither has a header.
 
 import base64
 import binascii
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,33 +17,24 @@ import numpy as np
 from .records import FeatureFileError, FeatureRecord, boxes_in_pixels, regions_of_pixels
 
 
+LXMERT = "image_id image_h image_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features"
 COLUMNS = {
     "tsv": ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
-    "lxmert": (
-        "image_id",
-        "image_h",
-        "image_w",
-        "objects_id",
-        "objects_conf",
-        "attrs_id",
-        "attrs_conf",
-        "num_boxes",
-        "boxes",
-        "features",
-    ),
+    "lxmert": tuple(LXMERT.split()),
 }
 LONGEST_LINE = 1 << 28  # bytes; 100 regions take about one million
+FLOATS, NUMBERS = np.dtype(np.float32), np.dtype(np.int64)
 # column of the file: name of it here, its type
-BELIEFS = {
-    "objects_id": ("labels", np.dtype(np.int64)),
-    "objects_conf": ("label_scores", np.dtype(np.float32)),
-    "attrs_id": ("attributes", np.dtype(np.int64)),
-    "attrs_conf": ("attribute_scores", np.dtype(np.float32)),
+LABELS = {
+    "objects_id": ("labels", NUMBERS),
+    "objects_conf": ("label_scores", FLOATS),
+    "attrs_id": ("attributes", NUMBERS),
+    "attrs_conf": ("attribute_scores", FLOATS),
 }
 
 
 class Line:
-    """A line of a TSV file, whose errors say where they are."""
+    """A line of a TSV file, whose errors name file, line and column."""
 
     def __init__(self, file: Path, number: int, content: bytes, columns: tuple[str, ...]):
         self.file = file
@@ -97,13 +89,14 @@ class Line:
         except (binascii.Error, ValueError) as error:
             raise self.error(column, f"no base64 ({error})") from error
         step = rows * dtype.itemsize
-        expected = step * row_size if row_size is not None else None
-        if len(raw) != expected and (expected is not None or (len(raw) % step if step else len(raw))):
-            wanted = f"{expected}" if expected is not None else f"a multiple of {step}"
+        wanted = f"a multiple of {step}" if row_size is None else f"{step * row_size}"
+        if row_size is None:
+            row_size = len(raw) // step if step else 0
+        if len(raw) != step * row_size:
             raise self.error(
                 column, f"{len(raw)} bytes, expected {wanted} for num_boxes {rows} of {dtype.itemsize}-byte numbers"
             )
-        return np.frombuffer(raw, dtype=dtype.newbyteorder("<")).reshape(rows, -1 if rows else 0)
+        return np.frombuffer(raw, dtype=dtype.newbyteorder("<")).reshape(rows, row_size)
 
 
 def read_tsv(file: Path, columns: tuple[str, ...] | None = None) -> Iterator[FeatureRecord]:
@@ -112,43 +105,36 @@ def read_tsv(file: Path, columns: tuple[str, ...] | None = None) -> Iterator[Fea
 
     Args:
         file: The file.
-        columns: Names of its columns; told by their number if None.
+        columns: Names of its columns; recognised by their number if None.
 
     Raises:
         FeatureFileError: With file, line and column.
     """
     region_size: int | None = None
     with open(file, "rb") as lines:
-        number = 0
-        while content := lines.readline(LONGEST_LINE):
-            number += 1
+        for number, content in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), start=1):
+            if number == 1:
+                content = content.removeprefix(codecs.BOM_UTF8)
             if not content.strip(b"\r\n"):
                 continue
-            if columns is None:
-                columns = columns_of(content)
+            columns = columns or columns_of(content)
             line = Line(file, number, content, columns)
             if len(content) == LONGEST_LINE:
                 raise line.error(len(columns) - 1, f"the line is longer than {LONGEST_LINE} bytes")
-            image_id = line.text("image_id")
-            count = line.integer("num_boxes")
-            boxes = line.array("boxes", np.dtype(np.float32), count, 4)
-            features = line.array("features", np.dtype(np.float32), count, region_size)
+            image_id, count = line.text("image_id"), line.integer("num_boxes")
+            features = line.array("features", FLOATS, count, region_size)
             if count:
                 region_size = features.shape[1]
-            if count and not region_size:
-                raise line.error("features", "is empty")
-            beliefs = {
-                name: line.array(column, dtype, count, 1)[:, 0] if count else np.zeros(0, dtype)
-                for column, (name, dtype) in BELIEFS.items()
-                if column in columns
-            }
+                if not region_size:
+                    raise line.error("features", "is empty")
+            known = {column: LABELS[column] for column in columns if column in LABELS}
             regions = regions_of_pixels(
-                features if count else np.zeros((0, region_size or 0), np.float32),
-                boxes.reshape(-1, 4),
+                features,
+                line.array("boxes", FLOATS, count, 4),
                 line.integer("image_w"),
                 line.integer("image_h"),
                 line.error,
-                **beliefs,
+                **{name: line.array(column, dtype, count, 1)[:, 0] for column, (name, dtype) in known.items()},
             )
             yield FeatureRecord(image_id, regions, f"{file}:{number}")
 
@@ -159,37 +145,30 @@ def columns_of(content: bytes) -> tuple[str, ...]:
     return next((columns for columns in COLUMNS.values() if len(columns) == count), COLUMNS["tsv"])
 
 
-class TsvWriter:
-    """Writes a TSV file; a line per image, as `columns` says."""
+def line_of(record: FeatureRecord, columns: tuple[str, ...]) -> bytes:
+    """
+    The line of an image, with the columns of `COLUMNS`.
 
-    def __init__(self, file: Path, columns: tuple[str, ...]):
-        self.columns = columns
-        self.lines = open(file, "wb")  # noqa: SIM115, closed by `close`
-
-    def write(self, record: FeatureRecord) -> None:
-        """Appends a line. Raises `FeatureFileError` for an id with a tab or a line break, or an unknown size."""
-        if any(sign in record.image_id for sign in "\t\r\n"):
-            raise FeatureFileError(f"{record.place}: image id {record.image_id!r} can't be in a TSV file.")
-        regions = record.regions
-        count = len(regions.boxes)
-        values: dict[str, bytes] = {
-            "image_id": record.image_id.encode("utf-8"),
-            "image_w": str(regions.width).encode(),
-            "image_h": str(regions.height).encode(),
-            "num_boxes": str(count).encode(),
-            "boxes": encoded(boxes_in_pixels(record), np.float32),
-            "features": encoded(regions.features, np.float32),
-        }
-        for column, (name, dtype) in BELIEFS.items():
-            if column in self.columns:
-                known = getattr(regions, name)
-                values[column] = encoded(np.zeros(count) if known is None else known, dtype)
-        self.lines.write(b"\t".join(values[column] for column in self.columns) + b"\n")
-
-    def close(self) -> None:
-        self.lines.close()
+    Raises:
+        FeatureFileError: An id with a tab or a line break, or an unknown size.
+    """
+    if any(sign in record.image_id for sign in "\t\r\n"):
+        raise FeatureFileError(f"{record.place}: image id {record.image_id!r} can't be in a TSV file.")
+    regions, count = record.regions, len(record.regions.boxes)
+    values: dict[str, bytes] = {
+        "image_id": record.image_id.encode("utf-8"),
+        "image_w": str(regions.width).encode(),
+        "image_h": str(regions.height).encode(),
+        "num_boxes": str(count).encode(),
+        "boxes": encoded(boxes_in_pixels(record), FLOATS),
+        "features": encoded(regions.features, FLOATS),
+    }
+    for column, (name, dtype) in LABELS.items():
+        known = getattr(regions, name)
+        values[column] = encoded(np.zeros(count) if known is None else known, dtype)
+    return b"\t".join(values[column] for column in columns) + b"\n"
 
 
-def encoded(array: np.ndarray, dtype: np.dtype | type) -> bytes:
+def encoded(array: np.ndarray, dtype: np.dtype) -> bytes:
     """Base64 of an array's bytes, little-endian."""
-    return base64.b64encode(np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<")).tobytes())
+    return base64.b64encode(np.ascontiguousarray(array, dtype=dtype.newbyteorder("<")).tobytes())

@@ -1,24 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views of an image: the same picture mirrored, cropped or recoloured, and what that does to words about sides."""
+"""Transforms of images: decoding, fixed views, random augmentation, and captions of mirrored images."""
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
-from torchvision.transforms.v2 import functional as transforms
+from torchvision.transforms import v2
+
+from ..modeling.image_processing_butd import ButdImageProcessor
 
 
 SIDES = {"left": "right", "right": "left"}
 SIDE_WORD = re.compile(r"\b(left|right)(?=(?:most|side|hand)?\b)", flags=re.IGNORECASE)
 
 
+@contextlib.contextmanager
+def seeded(*seeds: int) -> Iterator[np.random.Generator]:
+    """Within it, torch's random numbers and the generator given depend on the seeds alone; outside nothing changes."""
+    rng = np.random.default_rng(seeds)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(int(rng.integers(2**63)))
+        yield rng
+
+
+@lru_cache(maxsize=1)
+def image_processor() -> ButdImageProcessor:
+    """Its `process_image` turns any image into RGB as at inference."""
+    return ButdImageProcessor()
+
+
 def load_image(path: str, content: bytes | None = None) -> Image.Image:
     """
-    The image file, decoded and upright; colours are the processor's business. Raises `OSError` with the path.
+    The image file, decoded and upright, in its own colour space. Raises `OSError` with the path.
 
     Args:
         path: Of the file.
@@ -34,30 +53,28 @@ def load_image(path: str, content: bytes | None = None) -> Image.Image:
         raise OSError(f"Cannot read image {path}: {reason}") from error
 
 
-def central_crop(image: Image.Image) -> Image.Image:
-    """The central nine tenths of each side: what a small step forward would show."""
+def crop_sides(image: Image.Image, share: float, left: float, top: float) -> Image.Image:
+    """A part with a share of each side; of the rest, the shares `left` and `top` lie before it."""
     width, height = image.size
-    margin_x, margin_y = round(width * 0.05), round(height * 0.05)
-    return image.crop((margin_x, margin_y, width - margin_x, height - margin_y))
+    crop_width, crop_height = max(1, round(width * share)), max(1, round(height * share))
+    x0, y0 = round((width - crop_width) * left), round((height - crop_height) * top)
+    return image.crop((x0, y0, x0 + crop_width, y0 + crop_height))
 
 
-def corner_crop(image: Image.Image, right: bool, bottom: bool) -> Image.Image:
-    """Seventeen twentieths of each side, from a corner on."""
-    width, height = image.size
-    crop_width, crop_height = max(1, round(width * 0.85)), max(1, round(height * 0.85))
-    left, top = (width - crop_width) * right, (height - crop_height) * bottom
-    return image.crop((left, top, left + crop_width, top + crop_height))
-
-
+CROPS = {
+    "crop": partial(crop_sides, share=0.9, left=0.5, top=0.5),
+    "crop_top_left": partial(crop_sides, share=0.85, left=0, top=0),
+    "crop_top_right": partial(crop_sides, share=0.85, left=1, top=0),
+    "crop_bottom_left": partial(crop_sides, share=0.85, left=0, top=1),
+    "crop_bottom_right": partial(crop_sides, share=0.85, left=1, top=1),
+}
 VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "identity": lambda image: image,
     "flip": ImageOps.mirror,
-    "crop": central_crop,
-    "crop_top_left": partial(corner_crop, right=False, bottom=False),
-    "crop_bottom_right": partial(corner_crop, right=True, bottom=True),
-    "crop_flip": lambda image: ImageOps.mirror(central_crop(image)),
-    "crop_top_right_flip": lambda image: ImageOps.mirror(corner_crop(image, right=True, bottom=False)),
-    "crop_bottom_left_flip": lambda image: ImageOps.mirror(corner_crop(image, right=False, bottom=True)),
+    **{name: CROPS[name] for name in ("crop", "crop_top_left", "crop_bottom_right")},
+    "crop_flip": lambda image: ImageOps.mirror(CROPS["crop"](image)),
+    "crop_top_right_flip": lambda image: ImageOps.mirror(CROPS["crop_top_right"](image)),
+    "crop_bottom_left_flip": lambda image: ImageOps.mirror(CROPS["crop_bottom_left"](image)),
 }
 
 # views that exchange left and right
@@ -67,7 +84,7 @@ AUGMENTATIONS = ("flip", "crop", "jitter")
 
 
 def views_of(augmentations: Sequence[str]) -> tuple[str, ...]:
-    """The fixed views that stand in for random augmentation where regions are computed once."""
+    """The fixed views that replace random augmentation where regions are computed once."""
     return tuple(
         name
         for name in VIEWS
@@ -99,28 +116,17 @@ class Augmentation:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, bool]:
         """The changed image, and whether left and right changed places."""
-        if "crop" in self.names:
-            image = random_crop(image, rng, self.smallest_crop)
-        if "jitter" in self.names:
-            image = image.convert("RGB")
-            low, high = 1.0 - self.jitter_strength, 1.0 + self.jitter_strength
-            image = transforms.adjust_brightness(image, rng.uniform(low, high))
-            image = transforms.adjust_contrast(image, rng.uniform(low, high))
-            image = transforms.adjust_saturation(image, rng.uniform(low, high))
+        with seeded(int(rng.integers(2**63))):
+            if "crop" in self.names:  # the processor resizes later
+                top, left, height, width = v2.RandomResizedCrop.get_params(
+                    image, scale=[self.smallest_crop, 1.0], ratio=[3 / 4, 4 / 3]
+                )
+                image = image.crop((left, top, left + width, top + height))
+            if "jitter" in self.names:
+                image = v2.functional.to_pil_image(image_processor().process_image(image))
+                image = v2.ColorJitter(*[self.jitter_strength] * 3)(image)
         mirrored = "flip" in self.names and rng.random() < 0.5
-        return (transforms.horizontal_flip(image) if mirrored else image), mirrored
-
-
-def random_crop(image: Image.Image, rng: np.random.Generator, smallest: float) -> Image.Image:
-    """A random part that covers `smallest` to 1 of the area, stretched by at most 4/3; resizing is left to others."""
-    width, height = image.size
-    area = rng.uniform(smallest, 1.0)
-    stretch = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    crop_width = min(width, max(1, round(width * np.sqrt(area * stretch))))
-    crop_height = min(height, max(1, round(height * np.sqrt(area / stretch))))
-    left = int(rng.integers(0, width - crop_width + 1))
-    top = int(rng.integers(0, height - crop_height + 1))
-    return image.crop((left, top, left + crop_width, top + crop_height))
+        return (ImageOps.mirror(image) if mirrored else image), mirrored
 
 
 def mirror_caption(caption: str) -> str:
