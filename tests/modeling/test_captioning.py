@@ -108,11 +108,11 @@ def test_labels_that_arent_shifted_are_refused(model, tiny_checkpoint):
     model = butd_hf.ButdForConditionalGeneration.from_pretrained(tiny_checkpoint)
     for padding in (0, -100):
         labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, padding)
-        with pytest.raises(ValueError, match="`labels` repeat `input_ids`.* encode_captions"):
+        with pytest.raises(ValueError, match=r"`labels` repeat `input_ids`.*encode_captions"):
             model(**inputs, labels=labels)
     begun = torch.cat([torch.full((2, 1), model.config.bos_token_id), tokens(length=3)], dim=1)
     for given in ({}, {"input_ids": tokens(length=4)}):
-        with pytest.raises(ValueError, match="`labels` begin with the begin token 1 .* encode_captions"):
+        with pytest.raises(ValueError, match=r"`labels` begin with the begin token 1 .*encode_captions"):
             model(pixel_values=pixels(), labels=begun, **given)
     encoded = processor.encode_captions(["a brown dog", "two cats sit"])
     assert model(pixel_values=pixels(), **encoded).loss.isfinite()

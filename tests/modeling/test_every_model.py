@@ -205,7 +205,7 @@ def test_given_boxes_take_the_place_of_selected_ones(kind):
     if kind in ("objects", "masks"):
         assert outputs.logits[0, 1, :-1].max() == -30 < outputs.logits[0, 0, :-1].max()
     for wrong in ({"region_boxes": boxes[:2]}, {"region_boxes": boxes, "region_mask": mask[:, :1]}):
-        with pytest.raises(ValueError, match="has shape .*, expected"):
+        with pytest.raises(ValueError, match=r"has shape .*, expected"):
             model(**inputs, **wrong)
 
 
@@ -220,7 +220,7 @@ def test_wrong_regions_are_explained(kind):
     if model.needs_boxes:
         with pytest.raises(ValueError, match="`region_boxes` has shape None"):
             model(region_features=right)
-    with pytest.raises(ValueError, match="Give `pixel_values`, or .*got"):
+    with pytest.raises(ValueError, match=r"Give `pixel_values`, or .*got"):
         model()
 
 
