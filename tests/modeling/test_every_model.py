@@ -190,6 +190,8 @@ def test_ready_regions_equal_pixels(kind):
     regions["region_features"] = regions["region_features"].masked_fill(~regions["region_mask"][..., None], 9.0)
     regions["region_boxes"] = regions["region_boxes"].masked_fill(~regions["region_mask"][..., None], 0.5)
     assert_same(model(**regions, **words)[0], expected, atol=1e-6, rtol=1e-6)
+    none = {name: value[:, :0] for name, value in regions.items()}
+    assert model(**none, **words)[0].isfinite().all()
 
 
 @EVERY
@@ -204,6 +206,8 @@ def test_given_boxes_take_the_place_of_selected_ones(kind):
     assert not any(outputs.regions[name][0, 1].any() for name in outputs.regions)
     if kind in ("objects", "masks"):
         assert outputs.logits[0, 1, :-1].max() == -30 < outputs.logits[0, 0, :-1].max()
+    none = model(**inputs, region_boxes=boxes[:, :0])  # of an image in which nobody annotated anything
+    assert not none.regions.mask.any() and none[0].isfinite().all()
     for wrong in ({"region_boxes": boxes[:2]}, {"region_boxes": boxes, "region_mask": mask[:, :1]}):
         with pytest.raises(ValueError, match=r"has shape .*, expected"):
             model(**inputs, **wrong)
