@@ -3,9 +3,8 @@
 
 import pytest
 import torch
-from torchvision.ops import nms
 
-from butd_hf.modeling.bottom_up.feature_pyramid import ButdPyramid, pool_pyramid
+from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.regions import (
     ButdRegions,
     concatenate_regions,
@@ -15,60 +14,41 @@ from butd_hf.modeling.regions import (
 )
 
 
-def random_candidates(seed: int, num_candidates: int, levels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes that overlap much, and scores of which many tie when there are few `levels`."""
-    generator = torch.Generator().manual_seed(seed)
-    corners = torch.rand(num_candidates, 2, 2, generator=generator).sort(dim=1).values  # (num_candidates, 2, xy)
-    scores = torch.randint(levels, (num_candidates,), generator=generator) / levels
-    return corners.flatten(1), scores
+def selected(boxes, scores, **settings) -> list[int]:
+    indices, mask = select_regions(torch.tensor([boxes]), torch.tensor([scores]), ButdBottomUpConfig(**settings))
+    assert indices.shape == mask.shape == (1, min(settings["num_regions"], len(scores)))
+    assert mask[0].tolist() == sorted(mask[0].tolist(), reverse=True)  # those that count come first
+    return indices[0][mask[0]].tolist()
 
 
-def selected_by_torchvision(
-    boxes: torch.Tensor, scores: torch.Tensor, num_regions: int, min_regions: int, threshold: float, overlap: float
-) -> list[int]:
-    """What `select_regions` promises, said with torchvision: threshold, suppression, cut, then fill up by score."""
-    ranking = scores.argsort(descending=True, stable=True)
-    above = [index for index in ranking.tolist() if scores[index] >= threshold]
-    kept = [above[index] for index in nms(boxes[above], scores[above], overlap).tolist()] if above else []
-    kept = kept[:num_regions]
-    others = [index for index in ranking.tolist() if index not in kept]
-    kept += others[: max(0, min(min_regions, num_regions, len(scores)) - len(kept))]
-    return sorted(kept, key=ranking.tolist().index)
+# the second box overlaps the first by 0.8, the fourth is the third's right half
+BOXES = [[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.4], [0.5, 0.5, 1.0, 1.0], [0.75, 0.5, 1.0, 1.0], [0.0, 0.9, 0.1, 1.0]]
+SCORES = [0.7, 0.9, 0.4, 0.3, 0.2]
 
 
-@pytest.mark.parametrize("levels", [4, 1000], ids=["ties", "distinct"])
-@pytest.mark.parametrize("overlap", [0.2, 0.5, 1.0])
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize(
-    ("num_candidates", "num_regions", "min_regions"),
-    [(40, 10, 1), (40, 10, 8), (40, 36, 20), (6, 36, 10), (1, 5, 3), (12, 4, 9)],
+    ("settings", "expected"),
+    [
+        ({}, [1, 2, 3, 4]),  # the worse of two that overlap goes
+        ({"nms_threshold": 0.49}, [1, 2, 4]),
+        ({"nms_threshold": 0.9}, [1, 0, 2, 3, 4]),
+        ({"num_regions": 2}, [1, 2]),
+        ({"score_threshold": 0.3}, [1, 2, 3]),
+        ({"score_threshold": 0.5, "min_regions": 3}, [1, 0, 2]),  # the best of all others fill up, in their place
+        ({"score_threshold": 2.0, "min_regions": 9}, [1, 0, 2, 3, 4]),
+        ({"score_threshold": 2.0, "min_regions": 9, "num_regions": 2}, [1, 0]),
+    ],
 )
-def test_selects_as_torchvision(levels, overlap, threshold, num_candidates, num_regions, min_regions):
-    candidates = [random_candidates(seed, num_candidates, levels) for seed in range(4)]
-    boxes, scores = (torch.stack(values) for values in zip(*candidates, strict=True))
-    indices, mask = select_regions(
-        boxes,
-        scores,
-        num_regions=num_regions,
-        min_regions=min_regions,
-        score_threshold=threshold,
-        nms_threshold=overlap,
-    )
-    assert indices.shape == mask.shape == (4, min(num_regions, num_candidates))
-    for row in range(4):
-        expected = selected_by_torchvision(boxes[row], scores[row], num_regions, min_regions, threshold, overlap)
-        assert indices[row][mask[row]].tolist() == expected
-        assert mask[row].tolist() == sorted(mask[row].tolist(), reverse=True)  # those that count come first
+def test_selected_regions(settings, expected):
+    assert selected(BOXES, SCORES, **{"num_regions": 10, "min_regions": 1, **settings}) == expected
 
 
-def test_selection_does_not_depend_on_the_batch():
-    candidates = [random_candidates(seed, 30, 5) for seed in range(6)]
-    boxes, scores = (torch.stack(values) for values in zip(*candidates, strict=True))
-    indices, mask = select_regions(boxes, scores, num_regions=8, min_regions=4)
-    for row in range(6):
-        alone = select_regions(boxes[row, None], scores[row, None], num_regions=8, min_regions=4)
-        assert torch.equal(alone[0][0], indices[row])
-        assert torch.equal(alone[1][0], mask[row])
+def test_equals_keep_their_order_and_images_their_own_regions():
+    assert selected([BOXES[0], BOXES[2], BOXES[4]], [0.5, 0.5, 0.5], num_regions=2, min_regions=1) == [0, 1]
+    boxes = torch.tensor([BOXES, BOXES[::-1]])
+    config = ButdBottomUpConfig(num_regions=10, min_regions=1, score_threshold=0.5)
+    indices, mask = select_regions(boxes, torch.tensor([SCORES, [0.9] * 5]), config)
+    assert indices[0][mask[0]].tolist() == [1] and indices[1][mask[1]].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("cells", [(0, 0, 2, 2), (1, 2, 5, 4), (0, 0, 8, 6), (4, 0, 8, 4)])
@@ -92,10 +72,8 @@ def test_pooling_a_slope_gives_its_value_at_the_middle_of_the_box():
 @pytest.mark.parametrize("coordinate", [float("nan"), float("inf"), float("-inf")])
 def test_pooling_a_box_that_is_none_stays_within_the_map(coordinate):
     feature_map = torch.randn(1, 3, 6, 8, generator=torch.Generator().manual_seed(0))
-    boxes = torch.tensor([[[0.1, 0.1, 0.9, 0.9], [0.1, coordinate, 0.9, coordinate]]])
-    pyramid = ButdPyramid(maps=(feature_map,), deepest=feature_map, sizes=torch.tensor([[[6, 8], [6, 8]]]))
-    for pooled in (pool_regions(feature_map, boxes)[0], pool_pyramid(pyramid, boxes, side=2)):
-        assert pooled.isfinite().all() and pooled.abs().max() <= feature_map.abs().max()
+    pooled = pool_regions(feature_map, torch.tensor([[[0.1, 0.1, 0.9, 0.9], [0.1, coordinate, 0.9, coordinate]]]))
+    assert pooled.isfinite().all() and pooled.abs().max() <= feature_map.abs().max()
 
 
 def test_gathered_rows_are_zero_where_masked():

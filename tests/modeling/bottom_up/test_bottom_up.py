@@ -14,8 +14,8 @@ from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.regions import ButdRegions, describe_boxes
 
 
-# plain, residual, mobile, modern convolution; windowed attention with channels last; plain attention
-BACKBONES = ["vgg11", "test_resnet", "test_efficientnet", "test_convnext", "swin_tiny_patch4_window7_224", "test_vit"]
+# residual, mobile, modern convolution; windowed attention with channels last; plain attention
+BACKBONES = ["test_resnet", "test_efficientnet", "test_convnext", "swin_tiny_patch4_window7_224", "test_vit"]
 SELECTORS = ["grid", "saliency", "rpn"]
 EVERY = pytest.mark.parametrize(
     ("backbone", "selector"),
