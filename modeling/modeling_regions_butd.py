@@ -43,7 +43,7 @@ class ButdRegionModel(ButdPreTrainedModel):  # trf-ignore: TRF057
             image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of each image per pixel of
                 the original image; 1 by default.
         """
-        return self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
+        return self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale).regions
 
 
 __all__ = ["ButdRegionModel"]

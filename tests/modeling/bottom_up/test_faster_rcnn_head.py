@@ -26,23 +26,6 @@ def test_attributes_follow_the_likeliest_class():
         torch.testing.assert_close(attributes, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_published_sizes():
-    config = ButdBottomUpConfig(selector="faster_rcnn_c4")
-    with torch.device("meta"):
-        model = ButdFasterRcnnHead(config, region_size=2048)
-    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == {
-        "classifier.weight": (1601, 2048),
-        "classifier.bias": (1601,),
-        "deltas.weight": (6400, 2048),
-        "deltas.bias": (6400,),
-        "class_embedding.weight": (1601, 256),
-        "attribute_proj.weight": (512, 2304),
-        "attribute_proj.bias": (512,),
-        "attribute_classifier.weight": (401, 512),
-        "attribute_classifier.bias": (401,),
-    }
-
-
 @torch.no_grad()
 def test_deltas_are_those_of_the_class():
     model, features, labels = head(), torch.randn(3, 32), torch.tensor([4, 0, 2])

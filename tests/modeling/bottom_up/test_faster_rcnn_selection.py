@@ -4,7 +4,6 @@
 import numpy as np
 import pytest
 import torch
-from torchvision.ops import nms
 
 from butd_hf.modeling.bottom_up.faster_rcnn_selection import (
     select_by_best_class,
@@ -55,12 +54,11 @@ def random_case(generator, count, labels, sharpness):
     return torch.cat([corner, corner + size], dim=1), scores
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_equals_the_published_selection(part):
-    """250 cases each: few and many boxes above the threshold, fewer boxes than are asked for, and ties at zero."""
-    generator = torch.Generator().manual_seed(part)
+def test_equals_the_published_selection():
+    """Few and many boxes above the threshold, fewer boxes than are asked for, and ties at zero."""
+    generator = torch.Generator().manual_seed(0)
     full = 0
-    for case in range(250):
+    for case in range(120):
         count, sharpness = 2 + (7 * case) % 17, (0.3, 1.0, 3.0)[case % 3]
         boxes, scores = random_case(generator, count, 2 + case % 7, sharpness)
         settings = config(num_regions=(8, 6)[case % 2], min_regions=(3, 6)[case % 2])
@@ -74,7 +72,7 @@ def test_equals_the_published_selection(part):
         if len(set(max_conf.tolist())) == count:
             assert set(keep.tolist()) == expected
         assert (confidence.diff() <= 0).all()
-    assert 20 < full < 230  # both ways were gone
+    assert 10 < full < 110  # both ways were gone
 
 
 def test_all_classes_at_once_equal_one_by_one():
@@ -105,14 +103,6 @@ def test_per_class_suppression_keeps_what_one_for_all_drops():
     assert select_by_class(boxes, scores.amax(dim=1, keepdim=True), settings)[0].tolist() == [0, 2]
 
 
-def test_a_box_suppressed_in_its_best_class_may_live_on_in_another():
-    boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 20.0, 21.0]])
-    scores = torch.tensor([[0.9, 0.1], [0.6, 0.3]])
-    keep, confidence = select_by_class(boxes, scores, config(min_regions=1))
-    assert keep.tolist() == [0, 1]
-    assert confidence.tolist() == pytest.approx([0.9, 0.3])
-
-
 @pytest.mark.parametrize(("count", "expected"), [(2, 2), (5, 4), (30, 4)])
 def test_ports_raise_the_threshold_until_enough_are_left(count, expected):
     """Too few is no error. The ports' threshold for scores has no effect."""
@@ -121,12 +111,3 @@ def test_ports_raise_the_threshold_until_enough_are_left(count, expected):
     keep, confidence = select_by_best_class(boxes, torch.linspace(0.1, 0.05, count), config(4, 4, nms_threshold=0.6))
     assert keep.tolist() == list(range(expected))
     assert (confidence.diff() <= 0).all()
-
-
-def test_ports_use_plain_suppression_when_it_leaves_enough():
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(50):
-        boxes, scores = random_case(generator, 40, 1, 1.0)
-        keep, confidence = select_by_best_class(boxes, scores[:, 0], config(8, 2, nms_threshold=0.5))
-        expected = nms(boxes, scores[:, 0], 0.5)[:8]
-        assert torch.equal(keep, expected) and torch.equal(confidence, scores[expected, 0])

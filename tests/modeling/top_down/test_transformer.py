@@ -55,25 +55,14 @@ def rows_of(memory: ButdMemory, rows: slice) -> ButdMemory:
     )
 
 
-@pytest.mark.parametrize("mask", [None, torch.ones(2, LENGTH, dtype=torch.long), left_padding()])
-@torch.no_grad()
-def test_sdpa_equals_eager(mask):
-    results = []
-    for attention in ("sdpa", "eager"):
-        decoder = build(attention)
-        states = decoder(some_tokens(), decoder.memorize(some_regions()), attention_mask=mask).last_hidden_state
-        results.append(states if mask is None else states[mask.bool()])
-    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()
 def test_attention_weights_are_shares_of_what_exists(attention):
     decoder = build(attention)
-    plain = decoder(some_tokens(), decoder.memorize(some_regions()), attention_mask=left_padding())
+    plain = decoder(some_tokens(), decoder.encode(some_regions()), attention_mask=left_padding())
     watched = decoder(
         some_tokens(),
-        decoder.memorize(some_regions()),
+        decoder.encode(some_regions()),
         attention_mask=left_padding(),
         output_attentions=True,
         output_hidden_states=True,
@@ -91,11 +80,10 @@ def test_attention_weights_are_shares_of_what_exists(attention):
         assert not over_regions[1, :, :, 3:].any()  # nor at regions that don't exist
 
 
-@pytest.mark.parametrize("num_texts", [2, 6], ids=["one text each", "three texts each"])
 @torch.no_grad()
-def test_attention_weights_belong_to_their_text(num_texts):
+def test_attention_weights_belong_to_their_text(num_texts=6):  # three of each image
     decoder = build()
-    memory = decoder.memorize(some_regions())
+    memory = decoder.encode(some_regions())
     together = decoder(some_tokens(num_texts), memory, output_attentions=True)
     texts_per_image = num_texts // 2
     for text in range(num_texts):
@@ -109,13 +97,13 @@ def test_attention_weights_belong_to_their_text(num_texts):
                 torch.testing.assert_close(of_all[text], of_one[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("step", [1, 4])
 @pytest.mark.parametrize("mask", [None, left_padding()], ids=["whole", "left padded"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()
 def test_cache_changes_nothing(attention, mask, step):
     decoder = build(attention)
-    tokens, memory = some_tokens(), decoder.memorize(some_regions())
+    tokens, memory = some_tokens(), decoder.encode(some_regions())
     whole = decoder(tokens, memory, attention_mask=mask).last_hidden_state
     cache, pieces = None, []
     for start in range(0, LENGTH, step):
@@ -136,7 +124,7 @@ def test_cache_changes_nothing(attention, mask, step):
 @torch.no_grad()
 def test_both_kinds_of_cache_do():
     decoder = build()
-    tokens, memory = some_tokens(), decoder.memorize(some_regions())
+    tokens, memory = some_tokens(), decoder.encode(some_regions())
     whole = decoder(tokens, memory).last_hidden_state[:, -1]
     for cache in (DynamicCache(), EncoderDecoderCache(DynamicCache(), DynamicCache())):
         decoder(tokens[:, :-1], memory, cache=cache, use_cache=True)
@@ -147,7 +135,7 @@ def test_both_kinds_of_cache_do():
 @torch.no_grad()
 def test_reordered_cache_continues_the_chosen_texts():
     decoder = build()
-    tokens, memory = some_tokens(4), decoder.memorize(some_regions())
+    tokens, memory = some_tokens(4), decoder.encode(some_regions())
     cache = decoder(tokens[:, :-1], memory, use_cache=True).cache
     chosen = torch.tensor([1, 1, 2, 3])  # of each image's two texts
     cache.reorder_cache(chosen)
@@ -159,7 +147,7 @@ def test_reordered_cache_continues_the_chosen_texts():
 @torch.no_grad()
 def test_left_padding_changes_nothing():
     decoder = build()
-    memory = rows_of(decoder.memorize(some_regions()), slice(0, 1))
+    memory = rows_of(decoder.encode(some_regions()), slice(0, 1))
     tokens = some_tokens(1)
     padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), tokens], dim=1)
     mask = (padded > 0).long()
@@ -172,21 +160,11 @@ def test_left_padding_changes_nothing():
 
 
 @torch.no_grad()
-def test_regions_that_do_not_exist_do_not_matter():
-    decoder = build()
-    regions, changed = some_regions(), some_regions()
-    changed.features[~changed.mask] = 9.0
-    changed.boxes[~changed.mask] = 0.5
-    states = [decoder(some_tokens(), decoder.memorize(given)).last_hidden_state for given in (regions, changed)]
-    torch.testing.assert_close(*states, atol=1e-6, rtol=1e-6)
-
-
-@torch.no_grad()
 def test_the_order_of_regions_does_not_matter():
     decoder = build()
     regions = some_regions()
     turned = ButdRegions(**{name: regions[name].flip(1) for name in regions})
-    states = [decoder(some_tokens(), decoder.memorize(given)).last_hidden_state for given in (regions, turned)]
+    states = [decoder(some_tokens(), decoder.encode(given)).last_hidden_state for given in (regions, turned)]
     torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)
 
 
@@ -195,10 +173,10 @@ def test_the_order_of_regions_does_not_matter():
 def test_an_image_without_regions_is_finite_and_leaves_others_alone(attention):
     decoder = build(attention)
     regions = some_regions(counts=(5, 0))
-    decoded = decoder(some_tokens(), decoder.memorize(regions), output_attentions=True)
+    decoded = decoder(some_tokens(), decoder.encode(regions), output_attentions=True)
     assert torch.isfinite(decoded.last_hidden_state).all()
     assert all(torch.isfinite(weights).all() for weights in decoded.cross_attentions)
-    alone = decoder.memorize(ButdRegions(**{name: regions[name][:1] for name in regions}))
+    alone = decoder.encode(ButdRegions(**{name: regions[name][:1] for name in regions}))
     states = decoder(some_tokens()[:1], alone).last_hidden_state
     torch.testing.assert_close(decoded.last_hidden_state[:1], states, atol=1e-5, rtol=1e-5)
 
@@ -206,15 +184,9 @@ def test_an_image_without_regions_is_finite_and_leaves_others_alone(attention):
 def test_region_dropout_hides_regions_in_training_only():
     decoder = build(region_dropout=0.9)
     regions = some_regions(counts=(5, 5))
-    assert decoder.memorize(regions).attention_mask is None  # none is hidden
+    assert decoder.encode(regions).attention_mask is None  # none is hidden
     decoder.train()
-    masks = [decoder.memorize(regions).attention_mask for _ in range(50)]
+    masks = [decoder.encode(regions).attention_mask for _ in range(50)]
     shares = [1.0 if mask is None else mask.float().mean().item() for mask in masks]
     assert 0.0 < sum(shares) / len(shares) < 0.8  # an image whose regions all drop out keeps them all
-    assert torch.isfinite(decoder(some_tokens(), decoder.memorize(regions)).last_hidden_state).all()
-
-
-def test_texts_must_divide_among_the_images():
-    decoder = build()
-    with pytest.raises(ValueError, match=r"3 rows.*multiple of the 2 images"):
-        decoder(some_tokens(3), decoder.memorize(some_regions()))
+    assert torch.isfinite(decoder(some_tokens(), decoder.encode(regions)).last_hidden_state).all()

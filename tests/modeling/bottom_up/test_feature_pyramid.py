@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from butd_hf.modeling.bottom_up.feature_pyramid import (
+    ButdPyramid,
+    join_pyramids,
+    pool_by_products,
+    pool_deepest,
+    pool_pyramid,
+)
+
+
+@pytest.fixture
+def pyramid():
+    """Three levels of two images, the second of which is smaller than the maps."""
+    generator = torch.Generator().manual_seed(0)
+    groups = []
+    for height, width in ((8, 10), (6, 7)):
+        maps = tuple(torch.randn(1, 6, height * scale, width * scale, generator=generator) for scale in (4, 2, 1))
+        sizes = torch.tensor([[list(level.shape[-2:]) for level in (*maps, maps[-1])]])
+        groups.append(ButdPyramid(maps=maps, deepest=maps[-1], sizes=sizes))
+    joined = join_pyramids(groups, torch.tensor([0, 1]))
+    joined.maps = tuple(feature_map.requires_grad_() for feature_map in joined.maps)
+    return joined
+
+
+@pytest.fixture
+def boxes():
+    """Small and large ones, some that touch the border, one without area, one that is the whole image."""
+    generator = torch.Generator().manual_seed(1)
+    corners = torch.rand(2, 40, 2, 2, generator=generator).sort(dim=2).values.flatten(2)
+    corners[:, :10] *= 0.2
+    corners[0, 10] = torch.tensor([0.0, 0.3, 0.4, 1.0])
+    corners[0, 11] = torch.tensor([0.5, 0.5, 0.5, 0.5])
+    corners[1, 12] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    return corners
+
+
+def test_products_pool_what_roi_align_does(pyramid, boxes, monkeypatch):
+    weights = torch.randn(80, 6, 7, 7, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = pool_pyramid(pyramid, boxes, 7)
+    by_products = pool_by_products(pyramid, boxes, 7)
+    assert by_products.shape == expected.shape == (80, 6, 7, 7)
+    assert torch.allclose(by_products, expected, atol=1e-4)
+    assert torch.equal(pool_pyramid(pyramid, boxes, 7), by_products)  # training on a CPU takes the products
+
+    (by_products * weights).sum().backward()
+    gradients = [feature_map.grad.clone() for feature_map in pyramid.maps]
+    for feature_map in pyramid.maps:
+        feature_map.grad = None
+    rows = torch.arange(2.0)[:, None, None].expand(2, 40, 1)
+    by_kernel = pool_pyramid(pyramid, torch.cat([rows, boxes], dim=-1).flatten(0, 1), 7)
+    (by_kernel * weights).sum().backward()
+    # the smaller image repeats its last row and column where RoIAlign reads on: compare the image that fills the map
+    for gradient, feature_map in zip(gradients, pyramid.maps, strict=True):
+        assert torch.allclose(gradient[0], feature_map.grad[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_box_that_is_no_number_costs_no_row(pyramid, boxes, learns):
+    boxes[0, 0] = float("nan")
+    boxes[0, 1, 1] = float("inf")
+    with torch.set_grad_enabled(learns):
+        pooled = pool_pyramid(pyramid, boxes, 7)
+    assert pooled.shape == (80, 6, 7, 7) and pooled.isfinite().all()
+    assert pooled.abs().max() <= max(feature_map.abs().max() for feature_map in pyramid.maps)
+
+
+@pytest.mark.parametrize("side", [0.2, 0.3, 0.6])
+def test_boxes_are_pooled_from_the_level_where_they_span_8_to_16_cells(side):
+    """Each level is flat, and has the number of its cells per side as its value."""
+    maps = tuple(torch.full((1, 1, cells, cells), float(cells)) for cells in (64, 32, 16))
+    sizes = torch.tensor([[[64, 64], [32, 32], [16, 16], [16, 16]]])
+    pyramid = ButdPyramid(maps=maps, deepest=maps[-1], sizes=sizes)
+    (cells,) = pool_pyramid(pyramid, torch.tensor([[[0.1, 0.1, 0.1 + side, 0.1 + side]]]), 7).unique().tolist()
+    assert cells == {0.2: 64, 0.3: 32, 0.6: 16}[side]
+    assert 8 <= side * cells < 16
+
+
+def test_pooling_a_slope_gives_its_value_at_every_size():
+    """On maps whose value is the place itself, a pooled box is its own middle, whichever level it comes from."""
+    maps = []
+    for cells in (64, 32, 16):
+        centres = (torch.arange(cells) + 0.5) / cells
+        maps.append(torch.stack([centres.expand(cells, cells), centres[:, None].expand(cells, cells)])[None])
+    sizes = torch.tensor([[[64, 64], [32, 32], [16, 16], [16, 16]]])
+    pyramid = ButdPyramid(maps=tuple(maps), deepest=maps[-1], sizes=sizes)
+    low = 0.1 + 0.3 * torch.rand(1, 40, 2)
+    boxes = torch.cat([low, low + 0.02 + 0.45 * torch.rand(1, 40, 2)], dim=-1)
+    middle = (boxes[0, :, :2] + boxes[0, :, 2:]) / 2
+    torch.testing.assert_close(pool_pyramid(pyramid, boxes, 7).mean(dim=(2, 3)), middle, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pool_deepest(pyramid, boxes)[0], middle, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_joined_pyramids_pool_as_single_ones():
+    groups = []
+    for height, width in ((6, 4), (3, 7)):
+        maps = tuple(torch.randn(1, 3, height * scale, width * scale) for scale in (4, 2))
+        sizes = torch.tensor([[list(level.shape[-2:]) for level in (*maps, maps[-1])]])
+        groups.append(ButdPyramid(maps=maps, deepest=maps[-1], sizes=sizes))
+    joined = join_pyramids(groups, torch.tensor([1, 0]))
+    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.8, 0.7, 1.0, 1.0], [0.99, 0.99, 1.0, 1.0]]])
+    pooled = pool_pyramid(joined, boxes.expand(2, -1, -1), 7).unflatten(0, (2, 3))
+    for row, group in enumerate(reversed(groups)):
+        torch.testing.assert_close(pooled[row], pool_pyramid(group, boxes, 7), atol=1e-5, rtol=1e-5)
