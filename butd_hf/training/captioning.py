@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from ..data.region_store import StoredRegions
-from ..metrics.captioning import CaptioningMetric
+from ..metrics import CaptioningMetric
 from ..progress import images_progress
 from .caption_examples import CaptionDataset, CaptionExample, CaptionStream
 from .frozen_stages import collate_cells
