@@ -2,24 +2,24 @@
 """Metrics of captions without Java, boxes and masks, regions, answers and scene graphs."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .bleu import Bleu, bleu
+from .captioning import CaptionMetrics
 from .cider import Cider, CiderD, DocumentFrequencies
 from .meteor import MeteorUnavailableError, meteor, meteor_unavailable_reason
 from .rouge import rouge_l
-from .scores import CaptionMetrics
 from .tokenizer import tokenize, tokenize_captions
 
 
-if TYPE_CHECKING:
-    import evaluate
-
-    from .captioning import CaptioningMetric
-    from .detection import DetectionMetric
-    from .question_answering import VqaMetric
-    from .regions import RegionRecallMetric
-    from .scene_graphs import SceneGraphMetric
+# `evaluate` and `datasets` take seconds to import, so these classes wait until one is asked for
+METRICS = {
+    "captioning": "CaptioningMetric",
+    "detection": "DetectionMetric",
+    "regions": "RegionRecallMetric",
+    "scene_graphs": "SceneGraphMetric",
+    "vqa": "VqaMetric",
+}
 
 __all__ = [
     "Bleu",
@@ -43,17 +43,7 @@ __all__ = [
 ]
 
 
-# `evaluate` and `datasets` take seconds to import, so these wait until one is asked for
-METRICS = {
-    "captioning": ("captioning", "CaptioningMetric"),
-    "detection": ("detection", "DetectionMetric"),
-    "regions": ("regions", "RegionRecallMetric"),
-    "scene_graphs": ("scene_graphs", "SceneGraphMetric"),
-    "vqa": ("question_answering", "VqaMetric"),
-}
-
-
-def load(name: str = "captioning", **options: Any) -> "evaluate.Metric":
+def load(name: str = "captioning", **options: Any) -> Any:
     """A metric with the interface of the `evaluate` library, as `evaluate.load` but offline.
 
     Args:
@@ -62,11 +52,10 @@ def load(name: str = "captioning", **options: Any) -> "evaluate.Metric":
     """
     if name not in METRICS:
         raise ValueError(f"name must be one of {sorted(METRICS)}, got {name!r}")
-    return __getattr__(METRICS[name][1])(**options)
+    return __getattr__(METRICS[name])(**options)
 
 
 def __getattr__(name: str) -> Any:
-    for module, metric in METRICS.values():
-        if name == metric:
-            return getattr(import_module(f".{module}", __name__), name)
+    if name in METRICS.values():
+        return getattr(import_module(".metric_classes", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

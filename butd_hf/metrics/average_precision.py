@@ -21,10 +21,10 @@ def average_precision(
     per_class: bool = True,
 ) -> dict[str, float]:
     """
-    Scores what was found in images.
+    Scores the objects that were detected in images.
 
-    Masks are scored on the objects whose mask was drawn. An object without one is known to be there, so what is found
-    within its box counts as neither right nor wrong, as COCO treats crowds.
+    Masks are scored on the objects whose mask was drawn. An object without one is known to be there, so what is
+    detected within its box counts as neither right nor wrong, as COCO treats crowds.
 
     Args:
         predictions: Of each image `boxes` (`x0, y0, x1, y1` in pixels), `scores`, `labels`, and `masks` (compressed
@@ -39,7 +39,7 @@ def average_precision(
     Returns:
         In 0..100, each with the prefix `box_` or `mask_`: `ap` (mean over IoU 0.5 to 0.95), `ap50`, `ap75`,
         `ap50_common` (mean over the classes with at least `common` objects) and `ap50_<class>`. Not-a-number where
-        there is nothing to find.
+        there are no objects.
 
     Raises:
         ValueError: A prediction or reference does not fit; the message names the image.
@@ -47,31 +47,31 @@ def average_precision(
     from faster_coco_eval import COCO, COCOeval_faster
 
     check_detections(predictions, references, len(names), masks)
-    categories = [{"id": label, "name": name} for label, name in enumerate(names)]
-    images, annotations, found = [], [], []
+    images, annotations, detections = [], [], []
     for number, (prediction, reference) in enumerate(zip(predictions, references, strict=True), start=1):
-        height, width = (int(side) for side in reference["size"])
+        height, width = size = [int(side) for side in reference["size"]]
         images.append({"id": number, "height": height, "width": width})
-        drawn = reference.get("masks") or [None] * len(reference["boxes"])
-        crowds = reference.get("iscrowd") or [0] * len(reference["boxes"])
+        count = len(reference["boxes"])
+        drawn = (masks and reference.get("masks")) or [None] * count
+        crowds = reference.get("iscrowd") or [0] * count
         for box, label, crowd, mask in zip(reference["boxes"], reference["labels"], crowds, drawn, strict=True):
-            entry = coco_entry(box, label, number, mask if masks else None, (height, width))
+            entry = coco_entry(box, label, number, mask, size)
             ignored = int(bool(crowd) or (masks and mask is None))
             area = entry["bbox"][2] * entry["bbox"][3]
             annotations.append({**entry, "id": len(annotations) + 1, "iscrowd": ignored, "area": area})
         shapes = prediction["masks"] if masks else [None] * len(prediction["boxes"])
-        for box, score, label, mask in zip(
-            prediction["boxes"], prediction["scores"], prediction["labels"], shapes, strict=True
-        ):
-            found.append({**coco_entry(box, label, number, mask, (height, width)), "score": float(score)})
+        detected = zip(prediction["boxes"], prediction["labels"], shapes, prediction["scores"], strict=True)
+        for box, label, mask, score in detected:
+            detections.append({**coco_entry(box, label, number, mask, size), "score": float(score)})
 
+    categories = [{"id": label, "name": name} for label, name in enumerate(names)]
     truth = COCO({"images": images, "annotations": annotations, "categories": categories})
     kind = "segm" if masks else "bbox"
-    evaluation = COCOeval_faster(truth, truth.loadRes(found), kind, print_function=lambda *_: None)
+    evaluation = COCOeval_faster(truth, truth.loadRes(detections), kind, print_function=lambda *_: None)
     evaluation.params.areaRng, evaluation.params.areaRngLbl = [evaluation.params.areaRng[0]], ["all"]
     evaluation.evaluate()
     evaluation.accumulate()
-    # (10 thresholds, 101 recalls, classes, 1 area, 3 limits of detections); -1 where there is nothing to find
+    # (10 thresholds, 101 recalls, classes, 1 area, 3 limits of detections); -1 where there are no objects
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     of_class = np.where(precision > -1, precision, np.nan).mean(axis=1) * 100  # (10, num_classes)
     counts = Counter(entry["category_id"] for entry in annotations if not entry["iscrowd"])
@@ -89,19 +89,17 @@ def average_precision(
 
 
 def mean(values: np.ndarray) -> float:
-    """The mean of what is a number."""
+    """The mean of the values that are numbers; not-a-number if none is."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
 
 
-def coco_entry(
-    box: Sequence[float], label: int, image: int, mask: str | None, size: tuple[int, int]
-) -> dict[str, Any]:
+def coco_entry(box: Sequence[float], label: int, image: int, mask: str | None, size: list[int]) -> dict[str, Any]:
     """A box and its mask as COCO writes them; the mask of the whole box if there is none."""
     left, top, right, bottom = (float(value) for value in box)
     shape: Any = [[left, top, right, top, right, bottom, left, bottom]]
     if mask is not None:
-        shape = {"size": list(size), "counts": mask}
+        shape = {"size": size, "counts": mask}
     bbox = [left, top, max(right - left, 0.0), max(bottom - top, 0.0)]
     return {"image_id": image, "category_id": int(label), "bbox": bbox, "segmentation": shape}
 
@@ -114,23 +112,19 @@ def check_detections(
         raise ValueError(f"got {len(predictions)} predictions and {len(references)} references, expected as many.")
     if len(references) == 0:
         raise ValueError("references is empty: expected at least one image.")
-    for kind, entries, fields in (
-        ("predictions", predictions, ("scores", "labels", *(["masks"] if masks else []))),
-        ("references", references, ("labels",)),
-    ):
-        for number, entry in enumerate(entries):
-            for field in ("boxes", *fields):
-                if entry.get(field) is None:
-                    raise ValueError(f"{kind}[{number}] has no {field!r}, but {sorted(entry)}.")
-                if len(entry[field]) != len(entry["boxes"]):
-                    raise ValueError(
-                        f"{kind}[{number}] has {len(entry[field])} {field} for {len(entry['boxes'])} boxes."
-                    )
-            wrong = [label for label in entry["labels"] if not 0 <= label < num_labels]
-            if wrong:
-                raise ValueError(f"{kind}[{number}] has the label {wrong[0]}, expected 0 to {num_labels - 1}.")
-            if not np.isfinite(np.asarray(entry["boxes"], dtype=float)).all():
-                raise ValueError(f"{kind}[{number}] has a box that is not finite.")
-    for number, entry in enumerate(references):
+    predicted = [(f"predictions[{number}]", entry) for number, entry in enumerate(predictions)]
+    annotated = [(f"references[{number}]", entry) for number, entry in enumerate(references)]
+    for name, entry in predicted + annotated:
+        scored = ("scores", *(["masks"] if masks else [])) if name.startswith("p") else ()
+        for field in ("boxes", "labels", *scored):
+            if entry.get(field) is None:
+                raise ValueError(f"{name} has no {field!r}, but {sorted(entry)}.")
+            if len(entry[field]) != len(entry["boxes"]):
+                raise ValueError(f"{name} has {len(entry[field])} {field} for {len(entry['boxes'])} boxes.")
+        if wrong := [label for label in entry["labels"] if not 0 <= label < num_labels]:
+            raise ValueError(f"{name} has the label {wrong[0]}, expected 0 to {num_labels - 1}.")
+        if not np.isfinite(np.asarray(entry["boxes"], dtype=float)).all():
+            raise ValueError(f"{name} has a box that is not finite.")
+    for name, entry in annotated:
         if entry.get("size") is None or len(entry["size"]) != 2:
-            raise ValueError(f"references[{number}] must have 'size' (height, width), got {entry.get('size')!r}.")
+            raise ValueError(f"{name} must have 'size' (height, width), got {entry.get('size')!r}.")

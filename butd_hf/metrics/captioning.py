@@ -1,103 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The caption scores behind the interface of the `evaluate` library."""
+"""The table of caption scores, computed from raw captions."""
 
+import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
-import datasets
-import evaluate
-
-from .cider import DocumentFrequencies
-from .inputs import check_captions, check_references
-from .scores import CaptionMetrics
-
-
-_DESCRIPTION = """
-BLEU-1 to 4, ROUGE-L and CIDEr as coco-caption computes them, but without Java; METEOR on demand, where Java exists.
-"""
-
-_CITATION = """
-@article{chen2015microsoft,
-  title   = {Microsoft {COCO} Captions: Data Collection and Evaluation Server},
-  author  = {Chen, Xinlei and Fang, Hao and Lin, Tsung-Yi and Vedantam, Ramakrishna and Gupta, Saurabh and
-             Doll{\\'a}r, Piotr and Zitnick, C. Lawrence},
-  journal = {arXiv preprint arXiv:1504.00325},
-  year    = {2015}
-}
-"""
-
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions (list of str): one caption per image, raw text.
-    references (list of lists of str): each image's captions, raw text.
-    tokenize (bool): False for captions that already are lowercase tokens separated by spaces.
-    meteor (bool, optional): True insists on METEOR, None computes it where Java and pycocoevalcap exist; False, the
-        default, saves the 10 s that its Java program takes to start.
-    document_frequencies (DocumentFrequencies, optional): for CIDEr; None counts over the references given.
-
-Returns:
-    bleu_1, bleu_2, bleu_3, bleu_4, rouge_l, meteor: in 0..100; meteor is absent unless computed.
-    cider: what coco-caption and the literature call CIDEr (CIDEr-D) times 100, as in 113.5.
-    cider_original: CIDEr without the modifications of CIDEr-D, times 100.
-    degenerate_endings: share in 0..100 of the predictions that break off, as "a man in a".
-
-Example:
-    >>> metric = CaptioningMetric()
-    >>> scores = metric.compute(predictions=["a dog runs"], references=[["A dog runs.", "A dog is running."]])
-"""
+from .bleu import bleu
+from .cider import Cider, CiderD, DocumentFrequencies
+from .inputs import check_captions
+from .meteor import meteor, meteor_unavailable_reason
+from .rouge import rouge_l
+from .tokenizer import tokenize_captions
 
 
-@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS_DESCRIPTION)
-class CaptioningMetric(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
-            codebase_urls=["https://github.com/tylin/coco-caption"],
-        )
+logger = logging.getLogger(__name__)
 
-    def add_batch(
-        self, *, predictions: Sequence[str] | None = None, references: Sequence[Sequence[str]] | None = None
-    ) -> None:
-        """Keeps the captions of a batch of images and their references until `compute`."""
-        # checked here, since the library would turn numbers into text and report the rest as an Arrow error
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionMetrics:
+    """Scores captions as coco-caption does, on the scale of the literature's tables.
+
+    Example:
+        >>> scores = CaptionMetrics().compute(["a dog runs"], [["A dog runs.", "A dog is running."]])
+        >>> round(scores["bleu_1"], 1)
+        100.0
+    """
+
+    tokenize: bool = True  # False for captions that already are lowercase tokens separated by spaces
+    meteor: bool | None = False  # True insists, None computes it where it can; its Java program takes 10 s to start
+    document_frequencies: DocumentFrequencies | None = None  # for CIDEr; None counts over the references given
+
+    def compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """Scores one caption per image against that image's references.
+
+        Returns:
+            - `bleu_1` to `bleu_4`, `rouge_l` in 0..100.
+            - `cider`: what coco-caption and the literature's tables call CIDEr, which is CIDEr-D (sigma 6) times 100:
+              113.5 where pycocoevalcap's `Cider` gives 1.135. Its range is 0..1000. It depends on the other images of
+              the set through the document frequencies, and is 0 for a set of one image.
+            - `cider_original`: CIDEr without clipping and length weight, times 100; not comparable with the tables.
+            - `meteor` in 0..100, if asked for; where it cannot be computed it is absent and the reason is logged.
+
+        Raises:
+            TypeError, ValueError: for input that cannot be scored (see `check_captions`).
+            MeteorUnavailableError: when `meteor=True` and it cannot run.
+        """
         check_captions(predictions, references)
-        evaluate.Metric.add_batch(self, predictions=predictions, references=references)
-
-    def add(self, *, prediction: str | None = None, reference: Sequence[str] | None = None) -> None:
-        """Keeps the caption of one image and its references until `compute`."""
-        if not isinstance(prediction, str):
-            raise TypeError(f"prediction must be a str, got {type(prediction).__name__}: {prediction!r}")
-        check_references("reference", reference)
-        evaluate.Metric.add(self, prediction=prediction, reference=reference)
-
-    def compute(
-        self,
-        *,
-        predictions: Sequence[str] | None = None,
-        references: Sequence[Sequence[str]] | None = None,
-        **options: Any,
-    ) -> dict[str, float] | None:
-        """Scores the captions given here or, without arguments, those added before."""
-        if predictions is None and references is None and len(self) == 0:
-            raise ValueError("predictions is empty: give captions to `compute`, or to `add_batch` before it")
-        return evaluate.Metric.compute(self, predictions=predictions, references=references, **options)
-
-    def _compute(
-        self,
-        *,
-        predictions: Sequence[str],
-        references: Sequence[Sequence[str]],
-        tokenize: bool = True,
-        meteor: bool | None = False,
-        document_frequencies: DocumentFrequencies | None = None,
-    ) -> dict[str, float]:
-        metrics = CaptionMetrics(tokenize=tokenize, meteor=meteor, document_frequencies=document_frequencies)
-        return metrics.compute(predictions, references)
+        if self.tokenize:
+            predictions = tokenize_captions(predictions)
+            references = [tokenize_captions(captions) for captions in references]
+        scores = {f"bleu_{order}": score for order, score in enumerate(bleu(predictions, references).corpus, start=1)}
+        scores["rouge_l"] = rouge_l(predictions, references).mean()
+        cider_d = CiderD(references, self.document_frequencies)
+        scores["cider"] = cider_d.score(predictions).mean()
+        scores["cider_original"] = Cider(references, cider_d.document_frequencies).score(predictions).mean()
+        reason = None if self.meteor is not None else meteor_unavailable_reason()
+        if reason:
+            logger.info("no METEOR: %s", reason)
+        elif self.meteor is not False:
+            scores["meteor"] = meteor(predictions, references)[0]
+        return {name: 100 * float(score) for name, score in scores.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many annotated relations are among the best that were found: the recalls of scene graphs, vectorised."""
+"""Recalls of scene graphs, image by image and vectorised."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -7,24 +7,23 @@ from typing import Any, Literal
 import numpy as np
 
 
-CUTOFFS = (20, 50, 100)  # relations per image that may be told, as the field reports them
-SAME_OBJECT = 0.5  # overlap (intersection over union) from which a box is about an annotated object
+CUTOFFS = (20, 50, 100)  # relations per image that count, as the field reports them
+SAME_OBJECT = 0.5  # intersection over union from which two boxes are the same object
 FEW_MORE = 4  # times as many relations as count are sorted first
-NEVER = np.iinfo(np.int64).max  # rank of what was not found
+NEVER = np.iinfo(np.int64).max  # rank of a relation that was not predicted
 MEASURES = ("recall", "mean_recall", "ng_recall", "zero_shot_recall", "f")
-AVERAGES = ("triples", "images")
 
 
 class GraphRecall:
     """
-    Recalls of scene graphs, image by image.
+    Recalls of scene graphs.
 
     A relation is found at rank K if the Kth best of its image has its subject's label, predicate and object's label,
-    and both boxes overlap those annotated by half (Lu et al. 2016; Xu et al. 2017). One that is told may find several
-    annotated ones, as with the usual evaluation of Visual Genome; that of VRD (Lu et al. 2016) lets it find one.
-    Overlaps are of continuous boxes; the usual evaluation counts a pixel more. Of equal scores those with the lower
-    subject, then object, then predicate come first. Repetitions count once, and relations of an object to itself not
-    at all, on both sides. Images in which nothing was found count; those without annotated relations ask for nothing.
+    and both boxes overlap those annotated by half (Lu et al. 2016; Xu et al. 2017). A predicted relation may match
+    several annotated ones, as with the usual evaluation of Visual Genome; that of VRD (Lu et al. 2016) lets it match
+    one. Overlaps are of continuous boxes; the usual evaluation counts a pixel more. Of equal scores those with the
+    lower subject, then object, then predicate come first. Repetitions count once, and relations of an object to itself
+    not at all, on both sides. Images without predictions count; those without annotated relations don't.
 
     Args:
         seen: Subject label, predicate and object label of the training data: the others are zero-shot.
@@ -54,7 +53,7 @@ class GraphRecall:
         self.overlap = overlap
         self.cutoffs = tuple(cutoffs)
         self.num_images = 0
-        self.found: list[np.ndarray] = []  # each (num_relations, 5): image, predicate, both ranks, zero-shot
+        self.ranks: list[np.ndarray] = []  # each (num_relations, 5): image, predicate, both ranks, zero-shot
 
     def add(self, prediction: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
         """
@@ -62,102 +61,83 @@ class GraphRecall:
 
         Args:
             prediction: `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1`, `relations` (r, 3) as subject, object and
-                predicate, and `relation_scores` (r,). With all predicates of each pair among the relations, recall
-                without graph constraint is what it is called; with the best of each only, it is the same as with.
+                predicate, and `relation_scores` (r,). Recall without graph constraint wants all predicates of each
+                pair among the relations; with the best of each only, it is the same as with constraint.
             reference: `labels`, `boxes` in the same unit, and `relations`.
 
         Raises:
             ValueError: Shapes don't fit, an object isn't there, or a score is not a number.
         """
-        labels, boxes, relations = checked(reference, f"references[{self.num_images}]")
-        told_labels, told_boxes, told = checked(prediction, f"predictions[{self.num_images}]")
-        scores = checked_scores(prediction, len(told), f"predictions[{self.num_images}]")
         image, self.num_images = self.num_images, self.num_images + 1
+        labels, boxes, relations = checked(reference, f"references[{image}]")
+        own_labels, own_boxes, predicted = checked(prediction, f"predictions[{image}]")
+        scores = checked_scores(prediction, len(predicted), f"predictions[{image}]")
         relations = np.unique(relations[relations[:, 0] != relations[:, 1]], axis=0)
         if len(relations) == 0:
             return
-        if self.match == "place" and len(told_labels) != len(labels):
+        if self.match == "place" and len(own_labels) != len(labels):
             raise ValueError(
-                f"predictions[{image}] has {len(told_labels)} objects, expected the {len(labels)} of its reference "
+                f"predictions[{image}] has {len(own_labels)} objects, expected the {len(labels)} of its reference "
                 "because match='place'."
             )
-        told, of_pair = best_first(told, scores, max(self.cutoffs))
-        wanted, finds = np.nonzero(
-            (labels[relations[:, 0]][:, None] == told_labels[told[:, 0]])
-            & (labels[relations[:, 1]][:, None] == told_labels[told[:, 1]])
-            & (relations[:, 2:] == told[:, 2])
-        )  # places in relations and in told where all three words agree
-        right = np.ones(len(wanted), dtype=bool)
-        for end in (0, 1):
-            annotated, candidate = relations[wanted, end], told[finds, end]
-            if self.match == "place":
-                right &= annotated == candidate
-            else:
-                right &= overlaps(boxes[annotated], told_boxes[candidate]) >= self.overlap
-        wanted, finds = wanted[right], finds[right]
-        ranks = np.full((2, len(relations)), NEVER)
-        constrained = np.where(of_pair, np.cumsum(of_pair) - 1, NEVER)  # (num_told,)
-        np.minimum.at(ranks[0], wanted, constrained[finds])
-        np.minimum.at(ranks[1], wanted, finds)
+        predicted, of_pair = best_first(predicted, scores, max(self.cutoffs))
         triples = np.stack([labels[relations[:, 0]], relations[:, 2], labels[relations[:, 1]]], axis=1)
+        own_triples = np.stack([own_labels[predicted[:, 0]], predicted[:, 2], own_labels[predicted[:, 1]]], axis=1)
+        rows, columns = np.nonzero((triples[:, None] == own_triples).all(axis=2))  # where all three names agree
+        annotated, candidates = relations[rows, :2], predicted[columns, :2]  # (num_agreeing, 2): subject and object
+        if self.match == "place":
+            right = (annotated == candidates).all(axis=1)
+        else:
+            right = (overlaps(boxes[annotated], own_boxes[candidates]) >= self.overlap).all(axis=1)
+        rows, columns = rows[right], columns[right]
+        ranks = np.full((2, len(relations)), NEVER)
+        constrained = np.where(of_pair, np.cumsum(of_pair) - 1, NEVER)  # (num_predicted,)
+        np.minimum.at(ranks[0], rows, constrained[columns])
+        np.minimum.at(ranks[1], rows, columns)
         new = [self.seen is not None and tuple(triple) not in self.seen for triple in triples.tolist()]
-        columns = [np.full(len(relations), image), relations[:, 2], *ranks, np.array(new, dtype=np.int64)]
-        self.found.append(np.stack(columns, axis=1))
+        entries = [np.full(len(relations), image), relations[:, 2], *ranks, np.array(new, dtype=np.int64)]
+        self.ranks.append(np.stack(entries, axis=1))
 
-    def scores(self) -> dict[str, float]:
+    def scores(self, predicates: Sequence[str] | None = None) -> dict[str, float]:
         """
-        Recalls in 0..100, each `<measure>_<K>_<average>`.
+        Recalls in 0..100, each `<measure>_<K>_<average>`; none if no image has an annotated relation.
 
         Measures are `recall` (R@K, with graph constraint: the best predicate of each pair), `mean_recall` (mR@K, the
         mean over the predicates that are annotated), `ng_recall` (ng-R@K, without graph constraint),
         `zero_shot_recall` (of triples that training never saw, if there are any) and `f` (F@K, the harmonic mean of R
         and mR). Averages are over `triples`, as with VRD (Lu et al. 2016), or over `images` that have some, as with
-        Visual Genome (Xu et al. 2017).
+        Visual Genome (Xu et al. 2017). With the names of `predicates` also the `recall_<K>_predicate_<name>` of each
+        annotated one, over its triples.
         """
-        scores: dict[str, float] = {}
-        if not self.found:
-            return scores
-        image, predicate, constrained, free, new = np.concatenate(self.found).T
-        for average in AVERAGES:
-            for cutoff in self.cutoffs:
-                hits, free_hits = constrained < cutoff, free < cutoff
-                group = image if average == "images" else np.zeros_like(image)
-                recall = mean_of_groups(hits, group)
-                rare = mean_recall(hits, predicate, group)
-                found = {"recall": recall, "mean_recall": rare, "ng_recall": mean_of_groups(free_hits, group)}
-                if new.any():
-                    unseen = new.astype(bool)
-                    found["zero_shot_recall"] = mean_of_groups(hits[unseen], group[unseen])
-                found["f"] = 2 * recall * rare / (recall + rare) if recall + rare > 0 else 0.0
-                scores.update({f"{name}_{cutoff}_{average}": 100 * value for name, value in found.items()})
-        return dict(sorted(scores.items(), key=lambda item: place_of(item[0])))
-
-    def of_predicates(self) -> dict[int, dict[str, float]]:
-        """Of each annotated predicate `relations`, how many there are, and `recall_<K>` in 0..100 over triples."""
-        if not self.found:
+        if not self.ranks:
             return {}
-        _, predicate, constrained, _, _ = np.concatenate(self.found).T
-        table = {}
-        for number in np.unique(predicate).tolist():
-            ranks = constrained[predicate == number]
-            recalls = {f"recall_{cutoff}": 100 * float((ranks < cutoff).mean()) for cutoff in self.cutoffs}
-            table[number] = {"relations": len(ranks), **recalls}
-        return table
-
-
-def place_of(name: str) -> tuple[int, int, int]:
-    """Where a score stands among the others: by average, measure and cutoff."""
-    measure, cutoff, average = name.rsplit("_", 2)
-    return AVERAGES.index(average), MEASURES.index(measure), int(cutoff)
+        image, predicate, constrained, free, new = np.concatenate(self.ranks).T
+        unseen, scores = new.astype(bool), {}
+        for average, group in (("triples", np.zeros_like(image)), ("images", image)):
+            found: dict[tuple[str, int], float] = {}
+            for cutoff in self.cutoffs:
+                hits = constrained < cutoff
+                found["recall", cutoff] = recall = mean_of_groups(hits, group)
+                found["mean_recall", cutoff] = mean = mean_recall(hits, predicate, group)
+                found["ng_recall", cutoff] = mean_of_groups(free < cutoff, group)
+                if unseen.any():
+                    found["zero_shot_recall", cutoff] = mean_of_groups(hits[unseen], group[unseen])
+                found["f", cutoff] = 2 * recall * mean / (recall + mean) if recall + mean > 0 else 0.0
+            for measure, cutoff in sorted(found, key=lambda key: (MEASURES.index(key[0]), key[1])):
+                scores[f"{measure}_{cutoff}_{average}"] = 100 * found[measure, cutoff]
+        for number in np.unique(predicate).tolist() if predicates is not None else ():
+            for cutoff in self.cutoffs:
+                share = (constrained[predicate == number] < cutoff).mean()
+                scores[f"recall_{cutoff}_predicate_{predicates[number]}"] = 100 * float(share)
+        return scores
 
 
 def checked(graph: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels (n,), boxes (n, 4) and relations (r, 3) of a graph. Raises `ValueError` where they don't fit."""
     labels = np.asarray(graph["labels"], dtype=np.int64).reshape(-1)
-    boxes = np.asarray(graph["boxes"], dtype=np.float64)
-    relations = np.asarray(graph["relations"])
-    boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
-    relations = relations.reshape(-1, 3) if relations.size == 0 else relations
+    boxes, relations = np.asarray(graph["boxes"], dtype=np.float64), np.asarray(graph["relations"])
+    boxes = boxes if boxes.size else boxes.reshape(-1, 4)
+    relations = relations if relations.size else relations.reshape(-1, 3)
     if boxes.shape != (len(labels), 4):
         raise ValueError(f"{name}['boxes'] has shape {boxes.shape}, expected {(len(labels), 4)}: one for each label.")
     if relations.ndim != 2 or relations.shape[1] != 3:
@@ -169,7 +149,7 @@ def checked(graph: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray
     ends = relations[:, :2]
     if len(ends) and not 0 <= ends.min() <= ends.max() < len(labels):
         raise ValueError(
-            f"{name}['relations'] is about the objects {ends.min()} to {ends.max()}, expected 0 to {len(labels) - 1}."
+            f"{name}['relations'] has the objects {ends.min()} to {ends.max()}, expected 0 to {len(labels) - 1}."
         )
     return labels, boxes, relations
 
@@ -189,43 +169,33 @@ def best_first(relations: np.ndarray, scores: np.ndarray, most: int) -> tuple[np
     The relations that can count, best first: the `most` best, and of each pair the best, the `most` best of these.
 
     Returns:
-        Relations (num_told, 3), and which of them are the best of their pair (num_told,). The first `most` are the
-        best of all; those behind them, which only count under graph constraint, are never among them.
+        Relations (num_counting, 3), and which of them are the best of their pair (num_counting,). The first `most` are
+        the best of all; those behind them, which only count under graph constraint, are never among them.
     """
     between_two = relations[:, 0] != relations[:, 1]
     relations, scores = relations[between_two], scores[between_two]
     number = FEW_MORE * most
-    while number < len(scores):  # sorting a few is enough if they are about enough pairs
-        enough = scores >= np.partition(scores, -number)[-number]  # equals come along
-        told, of_pair = sorted_relations(relations[enough], scores[enough], most)
-        if of_pair.sum() == most:
-            return told, of_pair
+    while True:
+        few, own = relations, scores
+        if number < len(scores):  # sorting a few is enough if they are of enough pairs
+            best = scores >= np.partition(scores, -number)[-number]  # equals come along
+            few, own = relations[best], scores[best]
+        few = few[np.lexsort((few[:, 2], few[:, 1], few[:, 0], -own))]
+        few = few[np.sort(np.unique(few, axis=0, return_index=True)[1])]  # of repetitions the best
+        of_pair = np.zeros(len(few), dtype=bool)
+        of_pair[np.unique(few[:, :2], axis=0, return_index=True)[1]] = True
+        counts = (np.arange(len(few)) < most) | (of_pair & (np.cumsum(of_pair) <= most))
+        if number >= len(scores) or of_pair[counts].sum() == most:
+            return few[counts], of_pair[counts]
         number *= FEW_MORE
-    return sorted_relations(relations, scores, most)
-
-
-def sorted_relations(relations: np.ndarray, scores: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """`best_first` by sorting everything."""
-    if len(relations) == 0:
-        return relations, np.zeros(0, dtype=bool)
-    relations = relations[np.lexsort((relations[:, 2], relations[:, 1], relations[:, 0], -scores))]
-    pairs = relations[:, 0] * (relations[:, :2].max() + 1) + relations[:, 1]
-    keys = pairs * (relations[:, 2].max() + 1) + relations[:, 2]
-    once = np.sort(np.unique(keys, return_index=True)[1])  # of repetitions the best
-    relations, pairs = relations[once], pairs[once]
-    of_pair = np.zeros(len(relations), dtype=bool)
-    of_pair[np.unique(pairs, return_index=True)[1]] = True
-    counts = np.arange(len(relations)) < most
-    counts |= of_pair & (np.cumsum(of_pair) <= most)
-    return relations[counts], of_pair[counts]
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (n, 4) with others (n, 4), row by row; 1 of equal boxes without area."""
-    low, high = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])
-    shared = (high - low).clip(min=0).prod(axis=1)
-    union = sum((each[:, 2:] - each[:, :2]).clip(min=0).prod(axis=1) for each in (boxes, others)) - shared
-    equal = (boxes == others).all(axis=1)
+    """Intersection over union of boxes (..., 4) with others (..., 4), one by one; 1 of equal boxes without area."""
+    low, high = np.maximum(boxes[..., :2], others[..., :2]), np.minimum(boxes[..., 2:], others[..., 2:])
+    shared = (high - low).clip(min=0).prod(axis=-1)
+    union = sum((each[..., 2:] - each[..., :2]).clip(min=0).prod(axis=-1) for each in (boxes, others)) - shared
+    equal = (boxes == others).all(axis=-1)
     return np.where(union > 0, shared / np.where(union > 0, union, 1), equal)
 
 
@@ -237,11 +207,9 @@ def mean_of_groups(hits: np.ndarray, group: np.ndarray) -> float:
 
 def mean_recall(hits: np.ndarray, predicate: np.ndarray, group: np.ndarray) -> float:
     """The mean over predicates of the mean over groups that have it of the share of hits among its relations."""
-    keys, member = np.unique(np.stack([predicate, group], axis=1), axis=0, return_inverse=True)
-    member = member.reshape(-1)
-    shares = np.bincount(member, weights=hits) / np.bincount(member)  # of each predicate in each group
-    _, of_predicate = np.unique(keys[:, 0], return_inverse=True)
-    return float((np.bincount(of_predicate, weights=shares) / np.bincount(of_predicate)).mean())
+    return float(
+        np.mean([mean_of_groups(hits[rows], group[rows]) for rows in predicate == np.unique(predicate)[:, None]])
+    )
 
 
-__all__ = ["AVERAGES", "CUTOFFS", "MEASURES", "GraphRecall"]
+__all__ = ["CUTOFFS", "SAME_OBJECT", "GraphRecall"]

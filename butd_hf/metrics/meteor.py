@@ -11,7 +11,7 @@ from .inputs import check_captions
 
 
 class MeteorUnavailableError(RuntimeError):
-    """METEOR was asked for where it cannot run."""
+    """METEOR is wanted where it cannot run."""
 
 
 def meteor_unavailable_reason() -> str | None:
@@ -24,23 +24,16 @@ def meteor_unavailable_reason() -> str | None:
 
 
 def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, np.ndarray]:
-    """METEOR of captions whose tokens are separated by spaces.
-
-    Returns:
-        The corpus score, from the statistics of all captions together, and one score per caption (num_captions,), all
-        in 0..1.
+    """METEOR, in 0..1, of captions whose tokens are separated by spaces: of all together, and of each (num_captions,).
 
     Raises:
-        MeteorUnavailableError: without Java or pycocoevalcap; the message says which.
+        MeteorUnavailableError: Without Java or pycocoevalcap; the message says which.
     """
     check_captions(predictions, references)
-    reason = meteor_unavailable_reason()
-    if reason is not None:
+    if reason := meteor_unavailable_reason():
         raise MeteorUnavailableError(reason)
     from pycocoevalcap.meteor.meteor import Meteor  # here, since it is an optional dependency
 
-    score, scores = Meteor().compute_score(
-        {index: list(captions) for index, captions in enumerate(references)},
-        {index: [prediction] for index, prediction in enumerate(predictions)},
-    )
+    captions = {index: [prediction] for index, prediction in enumerate(predictions)}
+    score, scores = Meteor().compute_score(dict(enumerate(map(list, references))), captions)
     return float(score), np.array(scores)

@@ -13,7 +13,6 @@ METRIC_NAMES = {
     "meteor": "METEOR",
     "cider": "CIDEr-D",  # what the literature calls CIDEr
     "cider_original": "CIDEr (original)",
-    "degenerate_endings": "captions that break off, %",
     "box_ap": "box AP",
     "box_ap50": "box AP50",
     "box_ap75": "box AP75",

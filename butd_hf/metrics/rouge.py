@@ -8,11 +8,12 @@ import numpy as np
 from .inputs import check_captions
 
 
-def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]], beta: float = 1.2) -> np.ndarray:
-    """ROUGE-L of captions whose tokens are separated by spaces.
+BETA = 1.2  # weight of recall against precision, coco-caption's
 
-    Args:
-        beta: weight of recall against precision; 1.2 is coco-caption's.
+
+def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """
+    ROUGE-L of captions whose tokens are separated by spaces.
 
     Returns:
         One score in 0..1 per caption (num_captions,); their mean is the figure that is reported.
@@ -21,14 +22,11 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]], bet
     scores = np.zeros(len(predictions))
     for index, (prediction, captions) in enumerate(zip(predictions, references, strict=True)):
         words = prediction.split()
-        precision = recall = 0.0
-        for caption in captions:
-            reference = caption.split()
-            common = longest_common_subsequence(words, reference)
-            precision = max(precision, common / max(len(words), 1))
-            recall = max(recall, common / max(len(reference), 1))
+        lengths = [(longest_common_subsequence(words, other), len(other)) for other in map(str.split, captions)]
+        precision = max(common / max(len(words), 1) for common, _ in lengths)
+        recall = max(common / max(length, 1) for common, length in lengths)
         if precision and recall:
-            scores[index] = (1 + beta**2) * precision * recall / (recall + beta**2 * precision)
+            scores[index] = (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
     return scores
 
 
@@ -41,8 +39,7 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
     positions: dict[str, int] = {}
     for index, word in enumerate(first):
         positions[word] = positions.get(word, 0) | 1 << index
-    full = (1 << len(first)) - 1
-    unmatched = full
+    unmatched = full = (1 << len(first)) - 1
     for word in second:
         matches = unmatched & positions.get(word, 0)
         unmatched = (unmatched + matches | unmatched - matches) & full

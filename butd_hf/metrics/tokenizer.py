@@ -63,41 +63,14 @@ _SYMBOL = (
     "\u2155-\u215e\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0\uffe1"
     "\uffe5\uffe6"
 )
-_REPLACEMENTS = {
-    "(": "-lrb-",
-    ")": "-rrb-",
-    "[": "-lsb-",
-    "]": "-rsb-",
-    "{": "-lcb-",
-    "}": "-rcb-",
-    "\u00a2": "cents",
-    "\u00a3": "#",
-    "\u0080": "$",
-    "\u00a4": "$",
-    "\u20a0": "$",
-    "\u20ac": "$",
-    "\u00bc": "1/4",
-    "\u00bd": "1/2",
-    "\u00be": "3/4",
-    "\u2153": "1/3",
-    "\u2154": "2/3",
-    "\u2026": "...",
-    "\u0096": "--",
-    "\u0097": "--",
-    "\u2013": "--",
-    "\u2014": "--",
-    "\u2015": "--",
-    "&amp;": "&",
-    "&lt;": "<",
-    "&gt;": ">",
-    '"': "''",
-    "&quot;": "''",
-    "&apos;": "'",
-    "&nbsp;": "",
-    "&mdash;": "--",
-    "&ndash;": "--",
-    "&md;": "--",
-}
+# pairs: what is read, and what is written
+_REPLACEMENT_TABLE = """
+( -lrb- ) -rrb- [ -lsb- ] -rsb- { -lcb- } -rcb- \u00a2 cents \u00a3 # \u0080 $ \u00a4 $ \u20a0 $ \u20ac $
+\u00bc 1/4 \u00bd 1/2 \u00be 3/4 \u2153 1/3 \u2154 2/3 \u2026 ... \u0096 -- \u0097 -- \u2013 -- \u2014 -- \u2015 --
+&amp; & &lt; < &gt; > " '' &quot; '' &apos; ' &mdash; -- &ndash; -- &md; --
+"""
+_REPLACEMENT_WORDS = _REPLACEMENT_TABLE.split()
+_REPLACEMENTS = {**dict(zip(_REPLACEMENT_WORDS[::2], _REPLACEMENT_WORDS[1::2], strict=True)), "&nbsp;": ""}
 _QUOTES = {
     **dict.fromkeys("\u0091\u2018\u201b\u2039", "`"),
     **dict.fromkeys("\u0092\u2019\u203a", "'"),
