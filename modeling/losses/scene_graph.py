@@ -11,6 +11,7 @@ from ..configuration_butd import ButdConfig
 from ..regions import ButdRegions
 from ..top_down.scene_graph import ButdPairs
 from .counts import mean_count
+from .targets import checked_objects, require_range
 
 
 POSITIVE_OVERLAP = 0.5  # of a region with the object that it matches
@@ -67,41 +68,22 @@ def prepare_graph_targets(
     Raises:
         ValueError: Shapes don't fit, or a label, object or predicate doesn't exist; the message names image and row.
     """
-    if len(labels) != num_images:
-        raise ValueError(f"`labels` has {len(labels)} entries, expected one for each of {num_images} images.")
-    num_labels, num_predicates = config.num_labels, config.num_predicates
     targets = []
-    for image, label in enumerate(labels):
-        class_labels, boxes = label["class_labels"].long().reshape(-1), label["boxes"].float()
-        number = len(class_labels)
-        boxes = boxes.reshape(-1, 4) if boxes.numel() == 0 else boxes
-        if boxes.shape != (number, 4):
-            raise ValueError(
-                f"labels[{image}]['boxes'] has shape {tuple(boxes.shape)}, expected {(number, 4)}: one box for each "
-                f"of its class_labels."
-            )
-        check_range(class_labels, num_labels, f"labels[{image}]['class_labels']")
+    for name, label, class_labels, boxes in checked_objects(labels, config.num_labels, num_images):
         relations = label.get("relations")
         if relations is not None:
             relations = relations.long()
             relations = relations.reshape(-1, 3) if relations.numel() == 0 else relations
             if relations.dim() != 2 or relations.shape[1] != 3:
                 raise ValueError(
-                    f"labels[{image}]['relations'] has shape {tuple(relations.shape)}, expected (num_relations, 3): "
+                    f"{name}['relations'] has shape {tuple(relations.shape)}, expected (num_relations, 3): "
                     f"subject, object, predicate."
                 )
-            for column, most in enumerate((number, number, num_predicates)):
-                check_range(relations[:, column], most, f"labels[{image}]['relations'][:, {column}]")
+            for column, number in enumerate((len(class_labels), len(class_labels), config.num_predicates)):
+                require_range(relations[:, column], 0, number - 1, f"{name}['relations'][:, {column}]")
             relations = relations[relations[:, 0] != relations[:, 1]].unique(dim=0)
         targets.append(ButdGraphTarget(class_labels, box_convert(boxes, "cxcywh", "xyxy"), relations))
     return targets
-
-
-def check_range(values: torch.Tensor, most: int, name: str) -> None:
-    wrong = (values < 0) | (values >= most)
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        raise ValueError(f"{name} has {int(values[row])} at row {row}, expected 0 to {most - 1}.")
 
 
 @torch.no_grad()

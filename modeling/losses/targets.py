@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels of detection, checked and prepared for losses."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -71,15 +72,35 @@ def masks_within(targets: list[ButdTarget], boxes: torch.Tensor, objects: torch.
     return torch.cat(parts)
 
 
-def require_labels(labels: torch.Tensor, lowest: int, number: int | None, place: str) -> None:
-    """Raises `ValueError` that names the first of `labels` (n,) which is below `lowest`, or not below `number`."""
-    wrong = labels < lowest
-    if number is not None:
-        wrong |= labels >= number
+def require_range(values: torch.Tensor, lowest: int, highest: int, name: str) -> None:
+    """Raises `ValueError` that names the first of `values` (n,) outside `lowest` to `highest`."""
+    wrong = (values < lowest) | (values > highest)
     if wrong.any():
         first = int(wrong.nonzero()[0])
-        expected = f"at least {lowest}" if number is None else f"{lowest} to {number - 1}"
-        raise ValueError(f"{place}[{first}] is {int(labels[first])}, expected {expected}.")
+        raise ValueError(f"{name}[{first}] is {int(values[first])}, expected {lowest} to {highest}.")
+
+
+def checked_objects(
+    labels: list[dict[str, torch.Tensor]], num_labels: int, num_images: int
+) -> Iterator[tuple[str, dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+    """
+    For each image its name in errors, its label, and its class labels (n,) and boxes (n, 4).
+
+    Raises:
+        ValueError: There are not as many labels as images, not as many boxes as classes, or a class doesn't exist.
+    """
+    if len(labels) != num_images:
+        raise ValueError(f"`labels` has {len(labels)} entries, expected one for each of the {num_images} images.")
+    for image, label in enumerate(labels):
+        class_labels, boxes = label["class_labels"].long().reshape(-1), label["boxes"].float()
+        boxes = boxes.reshape(-1, 4) if boxes.numel() == 0 else boxes
+        if boxes.shape != (len(class_labels), 4):
+            raise ValueError(
+                f"labels[{image}]['boxes'] has shape {tuple(boxes.shape)}, expected {(len(class_labels), 4)}: one box "
+                "for each of its class_labels."
+            )
+        require_range(class_labels, 0, num_labels - 1, f"labels[{image}]['class_labels']")
+        yield f"labels[{image}]", label, class_labels, boxes
 
 
 def prepare_targets(labels: list[dict[str, torch.Tensor]], config: ButdConfig, num_images: int) -> list[ButdTarget]:
@@ -94,20 +115,10 @@ def prepare_targets(labels: list[dict[str, torch.Tensor]], config: ButdConfig, n
     Raises:
         ValueError: Shapes don't fit, or a class or attribute label doesn't exist; the message names image and row.
     """
-    if len(labels) != num_images:
-        raise ValueError(f"`labels` has {len(labels)} entries, expected one for each of the {num_images} images.")
-    num_labels, num_attributes = config.num_labels, config.bottom_up_config.num_region_attributes or None
+    num_attributes = config.bottom_up_config.num_region_attributes
     targets = []
-    for image, label in enumerate(labels):
-        class_labels, boxes = label["class_labels"].long(), label["boxes"].float()
+    for name, label, class_labels, boxes in checked_objects(labels, config.num_labels, num_images):
         number = len(class_labels)
-        boxes = boxes.reshape(-1, 4) if boxes.numel() == 0 else boxes
-        if boxes.shape != (number, 4):
-            raise ValueError(
-                f"labels[{image}]['boxes'] has shape {tuple(boxes.shape)}, expected {(number, 4)}: one box for each "
-                f"of its class_labels."
-            )
-        require_labels(class_labels, 0, num_labels, f"labels[{image}]['class_labels']")
         corners = box_convert(boxes, "cxcywh", "xyxy")
         finite = corners.isfinite().all(dim=1)
         corners = corners.nan_to_num().clamp(0.0, 1.0)  # (number, 4)
@@ -121,11 +132,11 @@ def prepare_targets(labels: list[dict[str, torch.Tensor]], config: ButdConfig, n
             has_mask = torch.full_like(kept, masks is not None)
         if attributes is None:
             attributes = torch.full_like(class_labels, -1)
-        for name, value in (("masks", masks), ("has_mask", has_mask), ("attribute_labels", attributes)):
+        for field, value in (("masks", masks), ("has_mask", has_mask), ("attribute_labels", attributes)):
             if value is not None and len(value) != number:
-                raise ValueError(f"labels[{image}][{name!r}] has {len(value)} rows, expected {number}.")
-        if num_attributes is not None:
-            require_labels(attributes.long(), -1, num_attributes, f"labels[{image}]['attribute_labels']")
+                raise ValueError(f"{name}[{field!r}] has {len(value)} rows, expected {number}.")
+        if num_attributes > 0:
+            require_range(attributes.long(), -1, num_attributes - 1, f"{name}['attribute_labels']")
         if masks is None:
             has_mask = torch.zeros_like(kept)
         targets.append(
