@@ -10,7 +10,8 @@ from importlib.metadata import version
 from .checkpoints import default_checkpoint
 from .modeling.configuration_butd import ButdBottomUpConfig, ButdConfig, ButdTopDownConfig
 from .modeling.image_processing_butd import ButdImageProcessor
-from .modeling.modeling_butd import ButdForConditionalGeneration, ButdModel
+from .modeling.modeling_butd import ButdModel
+from .modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from .modeling.modeling_detection_butd import ButdForInstanceSegmentation, ButdForObjectDetection
 from .modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 from .modeling.modeling_regions_butd import ButdRegionModel

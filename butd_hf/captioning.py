@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.image_utils import ImageInput
 
-from .modeling.modeling_butd import ButdForConditionalGeneration
+from .modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from .modeling.processing_butd import ButdProcessor
 
 

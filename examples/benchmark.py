@@ -42,7 +42,7 @@ import butd_hf
 from butd_hf.metrics.graph_recall import GraphRecall
 from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from butd_hf.modeling.outputs import ButdEncoderOutput
 from butd_hf.modeling.processing_butd import ButdProcessor
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from butd_hf.commands.console import print_table
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 
 
 TRAINING = Path(__file__).with_name("train_captioning.py")

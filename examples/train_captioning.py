@@ -41,7 +41,7 @@ from butd_hf.data.tokenization import train_tokenizer
 from butd_hf.data.transforms import Augmentation, load_image, views_of
 from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from butd_hf.modeling.processing_butd import ButdProcessor
 from butd_hf.training.arguments import LoopArguments
 from butd_hf.training.bottom_up_weights import load_bottom_up

@@ -17,7 +17,7 @@ RELATIVE_IMPORT = re.compile(r"^(\s*from )(\.+[\w.]*)( import )", re.MULTILINE)
 ARCHITECTURES = {
     "ButdModel": ("modeling_butd", ("AutoModel",)),
     "ButdRegionModel": ("modeling_regions_butd", ("AutoModel",)),
-    "ButdForConditionalGeneration": ("modeling_butd", ("AutoModelForImageTextToText",)),
+    "ButdForConditionalGeneration": ("modeling_captioning_butd", ("AutoModelForImageTextToText",)),
     "ButdForQuestionAnswering": ("modeling_question_answering_butd", ("AutoModelForVisualQuestionAnswering",)),
     "ButdForSceneGraphGeneration": ("modeling_scene_graph_butd", ("AutoModel",)),
     "ButdForObjectDetection": ("modeling_detection_butd", ("AutoModelForObjectDetection",)),

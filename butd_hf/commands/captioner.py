@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ..captioning import ImageCaption, caption_images
-from ..modeling.modeling_butd import ButdForConditionalGeneration
+from ..modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from ..modeling.processing_butd import ButdProcessor
 from ..progress import images_progress
 from .loading import load_checkpoint

@@ -8,7 +8,8 @@ import torch
 
 from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
-from ..modeling.modeling_butd import ButdForConditionalGeneration, ButdModel
+from ..modeling.modeling_butd import ButdModel
+from ..modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from ..modeling.processing_butd import ButdProcessor
 from .checkpoint_kind import CheckpointKind, ConversionOptions, ConvertedCheckpoint
 from .published_vocabulary import PublishedVocabulary, build_tokenizer, read_vocabulary

@@ -33,7 +33,7 @@ def photos(image_paths, tmp_path):
     return folder
 
 
-def test_pictures_in_a_store_out_and_on_to_feature_files(photos, tiny_checkpoint, tmp_path):
+def test_pictures_in_a_store_out_and_on_to_features(photos, tiny_checkpoint, tmp_path):
     options = ["--out", tmp_path / "STORE", "--model", tiny_checkpoint, "--ids", "stem", "--dtype", "float32"]
     result = call("extract", photos, *options)
     assert "regions of 3 pictures" in result.stdout and "images/s" in result.stderr

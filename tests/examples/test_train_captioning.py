@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from butd_hf.commands import app
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from butd_hf.modeling.processing_butd import ButdProcessor
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from butd_hf.data.region_store import RegionStore
 from butd_hf.modeling.configuration_butd import ButdConfig
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from butd_hf.modeling.modeling_question_answering_butd import ButdForQuestionAnswering
 from butd_hf.modeling.processing_butd import ButdProcessor
 from butd_hf.training.question_answering_recipe import load_bottom_up

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 from transformers.models.auto import modeling_auto
 
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig, ButdConfig, ButdTopDownConfig
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration, ButdModel
+from butd_hf.modeling.modeling_butd import ButdModel
+from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 
 from ...generation.test_utils import GenerationTesterMixin
 from ...test_configuration_common import ConfigTester

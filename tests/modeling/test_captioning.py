@@ -6,7 +6,8 @@ import torch
 
 import butd_hf
 from butd_hf.modeling.configuration_butd import ButdConfig
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration, ButdModel
+from butd_hf.modeling.modeling_butd import ButdModel
+from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 
 
 BATCH_SIZE, VOCAB_SIZE, LENGTH = 2, 50, 6

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from butd_hf.modeling.configuration_butd import ButdConfig
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from butd_hf.modeling.word_repetition import ButdUniqueWordsLogitsProcessor
 
 

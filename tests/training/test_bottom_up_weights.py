@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from butd_hf.modeling.configuration_butd import ButdConfig
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from butd_hf.modeling.modeling_detection_butd import ButdForObjectDetection
 from butd_hf.training.bottom_up_weights import load_bottom_up
 

@@ -8,7 +8,7 @@ from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
 from butd_hf.modeling.bottom_up.proposals import ButdProposalHead, ButdProposals
 from butd_hf.modeling.boxes import refine_boxes
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig, ButdConfig
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
+from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 
 
 TINY = {"backbone": "test_efficientnet", "num_regions": 8, "min_regions": 3, "fpn_size": 16, "region_head_size": 8}
