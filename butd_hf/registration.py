@@ -2,32 +2,17 @@
 """Makes transformers know this package: its auto classes and its pipelines."""
 
 import functools
+import importlib
 
 import transformers
 from transformers import pipelines
 from transformers.models.auto import modeling_auto
 
 from .checkpoints import checkpoint_folder
-from .modeling import (
-    configuration_butd,
-    image_processing_butd,
-    modeling_butd,
-    modeling_detection_butd,
-    modeling_question_answering_butd,
-    modeling_regions_butd,
-    modeling_scene_graph_butd,
-    processing_butd,
-)
+from .modeling import configuration_butd, image_processing_butd, processing_butd
 from .modeling.remote_code import ARCHITECTURES, PIPELINES, pipeline_classes
 
 
-MODULES = (
-    modeling_butd,
-    modeling_detection_butd,
-    modeling_question_answering_butd,
-    modeling_regions_butd,
-    modeling_scene_graph_butd,
-)
 ALIASES = {"vqa": "visual-question-answering"}
 
 
@@ -52,7 +37,7 @@ def _models() -> dict[str, tuple[type, ...]]:
     """Auto class -> the models that it loads."""
     models: dict[str, tuple[type, ...]] = {}
     for architecture, (module, auto_classes) in ARCHITECTURES.items():
-        model = getattr(next(each for each in MODULES if each.__name__.endswith(f".{module}")), architecture)
+        model = getattr(importlib.import_module(f".modeling.{module}", __package__), architecture)
         for auto_class in auto_classes:
             models[auto_class] = (*models.get(auto_class, ()), model)
     return models
