@@ -81,14 +81,6 @@ def test_run_lengths_are_those_of_the_maps():
     assert [(one["label_id"], one["score"]) for one in found["segments_info"]] == [(0, 0.9), (0, 0.8)]
 
 
-def test_a_query_of_two_classes_has_one_mask():
-    outputs = outputs_of([[0.5, 0.5, 0.5, 0.5]], [[0.9, 0.7]])
-    options = {"target_sizes": [(8, 12)], "return_binary_maps": True}
-    (found,) = PROCESSOR.post_process_instance_segmentation(outputs, **options)
-    assert [one["label_id"] for one in found["segments_info"]] == [0, 1]
-    assert torch.equal(*found["segmentation"]) and int(found["segmentation"][0].sum()) == 24
-
-
 @pytest.mark.parametrize("option", [None, "return_binary_maps", "return_coco_annotation"])
 def test_nothing_above_the_threshold(option):
     outputs = outputs_of([[0.5, 0.5, 0.5, 0.5]], [[0.1]])

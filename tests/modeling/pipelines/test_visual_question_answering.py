@@ -35,7 +35,7 @@ def oracle(tiny_oracle):
 
 @pytest.fixture(scope="module")
 def answers(oracle, image_paths):
-    """One by one, what everything else is compared with: by question, then by picture."""
+    """One by one, what everything else is compared with: by question, then by image."""
     return {asked: [oracle(image=path, question=asked) for path in image_paths] for asked in (QUESTION, OTHER)}
 
 
@@ -54,7 +54,7 @@ def test_answers_have_scores(oracle, answers):
         assert len(row) == 5 and all(set(each) == {"score", "answer"} for each in row)
         assert scores == sorted(scores, reverse=True) and 0 < scores[-1] < scores[0] < 1
         assert {each["answer"] for each in row} < set(oracle.model.config.id2label.values())
-    assert answers[QUESTION] != answers[OTHER]  # questions matter, and so do pictures
+    assert answers[QUESTION] != answers[OTHER]  # questions matter, and so do images
     assert answers[QUESTION][0] != answers[QUESTION][1]
 
 
@@ -65,9 +65,9 @@ def test_alias(tiny_oracle, image_paths, answers):
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
 def test_call_forms_of_version_4(oracle, image_paths, answers, batch_size):
     options = {"batch_size": batch_size}
-    pictures = [PIL.Image.open(path) for path in image_paths]
+    images = [PIL.Image.open(path) for path in image_paths]
     assert same(oracle(image_paths, QUESTION, **options), answers[QUESTION])
-    assert same(oracle(image=pictures, question=QUESTION, **options), answers[QUESTION])
+    assert same(oracle(image=images, question=QUESTION, **options), answers[QUESTION])
     assert same(
         oracle(image_paths[1], [QUESTION, OTHER], **options), [answers[asked][1] for asked in (QUESTION, OTHER)]
     )
