@@ -4,7 +4,6 @@
 import base64
 import json
 import threading
-import warnings
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -90,16 +89,6 @@ def test_same_image_gives_same_values_from_every_source(name: str, size: dict, t
         assert torch.equal(values[:, : expected.shape[2], : expected.shape[3]], expected[0])
 
 
-def test_reading_warns_of_nothing(tmp_path: Path, processor: ButdImageProcessor):
-    PIL.Image.fromarray(colours()).save(tmp_path / "image.jpg")
-    read_only = colours()
-    read_only.setflags(write=False)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        processor([tmp_path / "image.jpg", read_only, colours()], return_tensors="pt")
-    assert [str(warning.message) for warning in caught] == []
-
-
 def test_number_formats_are_scaled_to_one_range():
     array = colours()
     expected = pixels(array)
@@ -157,15 +146,6 @@ def test_other_colour_spaces_and_first_frames(tmp_path: Path):
         assert torch.equal(pixels(image.convert(mode)), pixels(image.convert(mode).convert("RGB")))
     image.save(tmp_path / "frames.tiff", save_all=True, append_images=[PIL.Image.fromarray(colours(seed=1))])
     assert torch.equal(pixels(tmp_path / "frames.tiff"), pixels(image))
-
-
-def test_channels_are_where_the_type_has_them_by_custom():
-    ambiguous = colours(3, 9)  # (3, 9, 3)
-    assert torch.equal(pixels(ambiguous), pixels(PIL.Image.fromarray(ambiguous)))
-    tensor = torch.from_numpy(ambiguous)
-    assert torch.equal(pixels(tensor), pixels(ambiguous.transpose(1, 2, 0)))
-    # the array's format says nothing about the files of the same batch
-    assert torch.equal(*pixels([tensor, PIL.Image.fromarray(ambiguous)], input_data_format="channels_last"))
 
 
 def test_nested_lists_and_batched_arrays_are_flattened():

@@ -93,12 +93,6 @@ def test_nothing_above_the_threshold(option):
         assert len(found["segmentation"]) == 0
 
 
-@pytest.mark.parametrize("box", [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.5, 0.5], [0.5, 0.5, 0.001, 0.001]])
-def test_odd_boxes_are_pasted(box):
-    found = PROCESSOR.post_process_instance_segmentation(outputs_of([box], [[0.9]]), target_sizes=[(30, 20)])
-    assert found[0]["segmentation"].shape == (30, 20)
-
-
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> dict[str, str]:
     """A folder per task, with a model that believes in something everywhere, and its image processor."""
