@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Labels of detection, from COCO's annotations."""
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from butd_hf.modeling.image_processing_butd import ButdImageProcessor
 
 
 HEIGHT, WIDTH = 40, 60
+BLANK = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -23,45 +26,27 @@ def annotated(*objects, image_id=7):
     return {"image_id": image_id, "annotations": list(objects)}
 
 
-def test_run_lengths_are_read_as_coco_reads_them(mask):
+def test_segmentations_are_read_as_coco_reads_them(mask):
     compressed = coco_masks.encode(np.asfortranarray(mask))
-    assert np.array_equal(decode_segmentation(compressed, HEIGHT, WIDTH), mask)
-    text = (
-        {**compressed, "counts": bytes(compressed["counts"]).decode()}
-        if isinstance(compressed["counts"], bytes)
-        else {**compressed, "counts": compressed["counts"].encode()}
-    )
-    assert np.array_equal(decode_segmentation(text, HEIGHT, WIDTH), mask)
+    counts = compressed["counts"] if isinstance(compressed["counts"], bytes) else compressed["counts"].encode()
     flat = mask.T.ravel()
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff([0, *changes, flat.size]).tolist()
-    runs = [0, *runs] if flat[0] else runs
-    assert np.array_equal(decode_segmentation({"size": [HEIGHT, WIDTH], "counts": runs}, HEIGHT, WIDTH), mask)
-
-
-def test_polygons_are_filled_nearly_as_coco_fills_them():
+    runs = np.diff([0, *(np.flatnonzero(np.diff(flat)) + 1), flat.size]).tolist()
+    for same in (counts, counts.decode(), [0, *runs] if flat[0] else runs):
+        assert np.array_equal(decode_segmentation({"size": [HEIGHT, WIDTH], "counts": same}, HEIGHT, WIDTH), mask)
     polygons = [[5, 5, 30.5, 8, 25, 30, 9, 22], [40, 10, 55, 10, 55, 35, 40, 35]]
     filled = decode_segmentation(polygons, HEIGHT, WIDTH)
     expected = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(polygons, HEIGHT, WIDTH)))
-    both = (filled & expected).sum()
-    assert both / (filled | expected).sum() > 0.9
+    assert (filled & expected).sum() / (filled | expected).sum() > 0.9
 
 
 @pytest.mark.parametrize(
     "segmentation",
-    [
-        {"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]},
-        {"size": [HEIGHT, WIDTH], "counts": [5, 5]},
-        {"size": [HEIGHT, WIDTH]},
-        [[1, 2, 3, 4]],
-        "a mask",
-    ],
+    [{"size": [WIDTH, HEIGHT], "counts": [2400]}, {"size": [HEIGHT, WIDTH], "counts": [5, 5]}, [[1, 2, 3, 4]], "mask"],
 )
 def test_unreadable_segmentation_names_image_and_annotation(segmentation):
     target = annotated({"bbox": [1, 1, 5, 5], "category_id": 0, "segmentation": segmentation})
-    image = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match=r"annotations\[0\]\['annotations'\]\[0\] of image 7: cannot read"):
-        ButdImageProcessor()(image, annotations=target, return_segmentation_masks=True)
+        ButdImageProcessor()(BLANK, annotations=target, return_segmentation_masks=True)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +59,9 @@ def test_unreadable_segmentation_names_image_and_annotation(segmentation):
 )
 def test_wrong_annotations_are_named(annotation, message):
     with pytest.raises(ValueError, match=message):
-        ButdImageProcessor()(np.zeros((8, 8, 3), dtype=np.uint8), annotations=annotated(annotation))
-    with pytest.raises(ValueError, match="got 2 for 1 pictures"):
-        ButdImageProcessor()(np.zeros((8, 8, 3), dtype=np.uint8), annotations=[annotated(), annotated()])
+        ButdImageProcessor()(BLANK, annotations=annotated(annotation))
+    with pytest.raises(ValueError, match="got 2 for 1 "):
+        ButdImageProcessor()(BLANK, annotations=[annotated(), annotated()])
 
 
 def test_boxes_are_clipped_and_empty_ones_left_out():
@@ -87,10 +72,8 @@ def test_boxes_are_clipped_and_empty_ones_left_out():
         {"bbox": [WIDTH + 1, 0, 10, 10], "category_id": 1},
         {"bbox": [5, 5, -3, 10], "category_id": 1},
     )
-    features = ButdImageProcessor(size={"height": 64, "width": 64})(
-        np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8), annotations=target, return_tensors="pt"
-    )
-    (labels,) = features["labels"]
+    processor = ButdImageProcessor(size={"height": 64, "width": 64})
+    (labels,) = processor(BLANK, annotations=target, return_tensors="pt")["labels"]
     assert labels["class_labels"].tolist() == [3, 4]
     assert labels["iscrowd"].tolist() == [0, 1] and labels["attribute_labels"].tolist() == [-1, 2]
     assert labels["orig_size"].tolist() == [HEIGHT, WIDTH] and labels["image_id"].tolist() == [7]
@@ -101,20 +84,16 @@ def test_boxes_are_clipped_and_empty_ones_left_out():
 
 @pytest.mark.parametrize("size", [{"height": 64, "width": 64}, {"shortest_edge": 64, "longest_edge": 128}])
 def test_masks_have_the_size_that_the_model_sees(mask, size):
-    """Pictures of a batch are padded, their masks are not; a box without a mask keeps its row."""
-    rle = coco_masks.encode(np.asfortranarray(mask))
+    """Images of a batch are padded, their masks are not; a box without a mask keeps its row."""
     first = annotated(
-        {"bbox": [20, 10, 30, 20], "category_id": 0, "segmentation": rle},
+        {"bbox": [20, 10, 30, 20], "category_id": 0, "segmentation": coco_masks.encode(np.asfortranarray(mask))},
         {"bbox": [2, 2, 10, 10], "category_id": 1, "segmentation": None},
     )
-    pictures = [np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8), np.zeros((WIDTH, HEIGHT, 3), dtype=np.uint8)]
-    features = ButdImageProcessor(size=size)(
-        pictures, annotations=[first, annotated()], return_segmentation_masks=True, return_tensors="pt"
-    )
-    labels, nothing = features["labels"]
-    expected = (64, 64) if "height" in size else tuple(int(n) for n in (64, 96))
-    assert labels["masks"].shape == (2, *expected)
-    assert labels["has_mask"].tolist() == [True, False]
+    images = [BLANK, BLANK.transpose(1, 0, 2)]
+    options = {"return_segmentation_masks": True, "return_tensors": "pt"}
+    labels, nothing = ButdImageProcessor(size=size)(images, annotations=[first, annotated()], **options)["labels"]
+    expected = (64, 64) if "height" in size else (64, 96)
+    assert labels["masks"].shape == (2, *expected) and labels["has_mask"].tolist() == [True, False]
     assert labels["masks"][0].float().mean() == pytest.approx(mask.mean(), abs=0.05)
-    assert nothing["boxes"].shape == (0, 4) and len(nothing["masks"]) == 0 and len(nothing["class_labels"]) == 0
-    assert nothing["masks"].shape[1:] == expected[::-1]
+    assert nothing["boxes"].shape == (0, 4) and len(nothing["class_labels"]) == 0
+    assert nothing["masks"].shape == (0, *expected[::-1])

@@ -140,6 +140,7 @@ def test_a_tiny_model_learns_its_captions():
     assert torch.equal(captions[:, 1:], tokens())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiles_as_one_graph():
     model = build(selector="grid")

@@ -9,7 +9,7 @@ LABELS = torch.tensor([5, 5, 6, 5])
 BOXES = torch.tensor([[0.0, 0.0, 0.4, 1.0], [0.0, 0.0, 0.4, 0.9], [0.5, 0.5, 1.0, 1.0], [0.6, 0.0, 1.0, 1.0]])
 
 
-def test_pairs_are_about_the_same_things_if_labels_agree_and_both_boxes_overlap():
+def test_pairs_are_of_the_same_things_if_labels_agree_and_both_boxes_overlap():
     same = same_things(PAIRS, LABELS, BOXES, overlap=0.5)
     expected = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
     torch.testing.assert_close(same, expected)
@@ -24,7 +24,7 @@ def test_boxes_are_one_thing_if_labels_agree_and_they_overlap():
     torch.testing.assert_close(are_one_thing(LABELS, BOXES, overlap=0.95), torch.eye(4, dtype=torch.bool))
 
 
-def test_the_second_box_of_one_thing_tells_what_is_likely_next():
+def test_the_second_box_of_one_thing_has_what_is_likely_next():
     scores = torch.tensor([[0.5, 0.3, 0.1], [0.6, 0.2, 0.1], [0.4, 0.3, 0.2]])
     same = same_things(PAIRS, LABELS, BOXES, overlap=0.5)
     once = without_repeats(scores, same, graph_constraint=True)
@@ -34,7 +34,7 @@ def test_the_second_box_of_one_thing_tells_what_is_likely_next():
     torch.testing.assert_close(scores[0, 0], torch.tensor(0.5))  # what was given stays
 
 
-def test_without_graph_constraint_each_relation_of_two_things_is_told_by_their_best_pair():
+def test_without_graph_constraint_each_relation_of_two_things_belongs_to_their_best_pair():
     scores = torch.tensor([[0.5, 0.3, 0.1], [0.6, 0.2, 0.1], [0.4, 0.3, 0.2]])
     once = without_repeats(scores, same_things(PAIRS, LABELS, BOXES, overlap=0.5), graph_constraint=False)
     # of equals the pair that comes first

@@ -1,28 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from transformers import AutoImageProcessor
 from transformers.image_utils import load_images
 
 from butd_hf.data import train_tokenizer
-from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
 from butd_hf.modeling.processing_butd import ButdProcessor
 
 
 CAPTIONS = ["a man's red hat", "a dog runs on the grass", "two cats"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered() -> None:
-    AutoImageProcessor.register(ButdConfig, image_processor_classes={"torchvision": ButdImageProcessor}, exist_ok=True)
 
 
 @pytest.fixture(params=["word", "bpe"])
@@ -64,14 +54,7 @@ def test_prompts_are_padded_on_the_left(processor: ButdProcessor, image: PIL.Ima
     assert processor(text=["a", "a dog runs"], return_tensors="pt").input_ids[0, 0] == 1
 
 
-def test_mask_comes_along(processor: ButdProcessor, image: PIL.Image.Image):
-    size = {"shortest_edge": 32, "longest_edge": 64}
-    features = processor(images=[image, image.rotate(90, expand=True)], text="", size=size, return_tensors="pt")
-    assert features.pixel_mask.shape == (2, 64, 64) and features.pixel_mask.sum(dim=(1, 2)).tolist() == [32 * 64] * 2
-    assert features.pixel_values.shape == (2, 3, 64, 64) and len(features.input_ids) == 2
-
-
-@pytest.mark.parametrize("return_tensors", [None, "pt", "np"])
+@pytest.mark.parametrize("return_tensors", [None, "pt"])
 def test_one_serves_all(processor: ButdProcessor, image: PIL.Image.Image, return_tensors: str | None):
     other = image.rotate(180)
     one_image = processor(images=image, text=["a", "a dog", ""], return_tensors=return_tensors)
@@ -128,11 +111,6 @@ def test_labels_are_aligned_with_inputs(processor: ButdProcessor):
         assert torch.equal(input_ids[:length], processor(text=caption, return_tensors="pt").input_ids[0])
 
 
-def test_lists_of_captions_are_flattened_by_image(processor: ButdProcessor):
-    flat, nested = processor.encode_captions(CAPTIONS), processor.encode_captions([CAPTIONS[:2], [], CAPTIONS[2:]])
-    assert all(torch.equal(flat[name], nested[name]) for name in flat)
-
-
 def test_long_captions_are_cut(processor: ButdProcessor):
     encoded = processor.encode_captions(["a dog " * 50, ""], max_length=4)
     assert encoded.input_ids.shape == (2, 4)
@@ -143,13 +121,7 @@ def test_long_captions_are_cut(processor: ButdProcessor):
 
 @pytest.mark.parametrize(
     ("captions", "message"),
-    [
-        ([], "non-empty"),
-        ([[], []], "at least one"),
-        ("a dog", "non-empty"),
-        (["a", None], r"captions\[1\]: got NoneType"),
-        ([["a"], ["b", 3]], r"captions\[1\]\[1\]: got int"),
-    ],
+    [([], "non-empty"), ("a dog", "non-empty"), ([["a"], ["b", 3]], r"captions\[1\]\[1\]: got int")],
 )
 def test_captions_that_cannot_be_used(processor: ButdProcessor, captions: object, message: str):
     with pytest.raises(ValueError, match=message):
@@ -172,38 +144,3 @@ def test_saving_and_loading_keeps_every_byte(processor: ButdProcessor, image: PI
     assert all(torch.equal(before[name], after[name]) for name in before)
     loaded.save_pretrained(tmp_path / "third")  # having padded leaves no trace
     assert contents(tmp_path / "first") == contents(tmp_path / "third")
-
-
-LOADING = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class Absent(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "butd_hf":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Absent())
-from transformers import AutoImageProcessor, AutoProcessor
-
-processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
-image_processor = AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
-assert type(processor).__name__ == "ButdProcessor" and type(image_processor).__name__ == "ButdImageProcessor"
-assert image_processor.to_dict()["size"] == processor.image_processor.to_dict()["size"] == {"height": 16, "width": 24}
-processor.save_pretrained(sys.argv[2])
-"""
-
-
-@pytest.mark.parametrize("processor", ["word"], indirect=True)  # a new interpreter is slow
-def test_code_travels_with_the_checkpoint(processor: ButdProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for one in (ButdProcessor, ButdImageProcessor):  # what registration changes is put back afterwards
-        monkeypatch.setattr(one, "_auto_class", None)
-    ButdProcessor.register_for_auto_class()
-    first, second = tmp_path / "first", tmp_path / "second"
-    processor.save_pretrained(first)
-    assert {"processing_butd.py", "image_processing_butd.py"} <= set(contents(first))
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", LOADING, str(first), str(second)]
-    finished = subprocess.run(command, check=True, env=environment, cwd=tmp_path, stdout=subprocess.PIPE)
-    assert finished.stdout == b""
-    assert contents(first) == contents(second)

@@ -8,7 +8,6 @@ from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.regions import (
     ButdRegions,
     concatenate_regions,
-    gather_regions,
     pool_regions,
     select_regions,
 )
@@ -51,15 +50,6 @@ def test_equals_keep_their_order_and_images_their_own_regions():
     assert indices[0][mask[0]].tolist() == [1] and indices[1][mask[1]].tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("cells", [(0, 0, 2, 2), (1, 2, 5, 4), (0, 0, 8, 6), (4, 0, 8, 4)])
-def test_pooling_a_box_of_whole_cells_is_their_mean(cells):
-    feature_map = torch.randn(2, 5, 6, 8, generator=torch.Generator().manual_seed(0))
-    left, top, right, bottom = cells
-    boxes = torch.tensor([left / 8, top / 6, right / 8, bottom / 6]).expand(2, 1, 4)
-    mean = feature_map[:, :, top:bottom, left:right].mean(dim=(2, 3))
-    torch.testing.assert_close(pool_regions(feature_map, boxes)[:, 0], mean, atol=1e-5, rtol=1e-5)
-
-
 def test_pooling_a_slope_gives_its_value_at_the_middle_of_the_box():
     across, down = torch.arange(8.0) + 0.5, torch.arange(6.0) + 0.5  # centres of cells
     feature_map = torch.stack([across.expand(6, 8), down[:, None].expand(6, 8)])[None]  # (1, 2, height, width)
@@ -74,12 +64,6 @@ def test_pooling_a_box_that_is_none_stays_within_the_map(coordinate):
     feature_map = torch.randn(1, 3, 6, 8, generator=torch.Generator().manual_seed(0))
     pooled = pool_regions(feature_map, torch.tensor([[[0.1, 0.1, 0.9, 0.9], [0.1, coordinate, 0.9, coordinate]]]))
     assert pooled.isfinite().all() and pooled.abs().max() <= feature_map.abs().max()
-
-
-def test_gathered_rows_are_zero_where_masked():
-    values = torch.arange(12.0).view(1, 4, 3)
-    rows = gather_regions(values, torch.tensor([[3, 1]]), torch.tensor([[True, False]]))
-    assert rows.tolist() == [[[9.0, 10.0, 11.0], [0.0, 0.0, 0.0]]]
 
 
 def test_groups_are_joined_in_order_and_padded():

@@ -26,14 +26,6 @@ def test_attributes_follow_the_likeliest_class():
         torch.testing.assert_close(attributes, expected, atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
-def test_deltas_are_those_of_the_class():
-    model, features, labels = head(), torch.randn(3, 32), torch.tensor([4, 0, 2])
-    deltas = model.box_deltas(features, labels)
-    for row, label in enumerate(labels.tolist()):
-        assert torch.equal(deltas[row], model.deltas(features)[row, 4 * label : 4 * label + 4])
-
-
 def test_without_attributes():
     model = head(num_region_attributes=0)
     assert model(torch.randn(2, 32))[1] is None

@@ -8,7 +8,6 @@ import torch
 from butd_hf.modeling.bottom_up.faster_rcnn_selection import (
     select_by_best_class,
     select_by_class,
-    unsuppressed_confidence,
 )
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 
@@ -73,23 +72,6 @@ def test_equals_the_published_selection():
             assert set(keep.tolist()) == expected
         assert (confidence.diff() <= 0).all()
     assert 10 < full < 110  # both ways were gone
-
-
-def test_all_classes_at_once_equal_one_by_one():
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        boxes, scores = random_case(generator, 25, 6, 1.0)
-        inclusive = boxes + torch.tensor([0.0, 0.0, 1.0, 1.0])
-        _, expected = published_selection(boxes.numpy(), scores.numpy(), 0.2, 0.3, 1, 25)
-        assert unsuppressed_confidence(inclusive, scores, 0.3).tolist() == expected.tolist()
-
-
-def test_pixels_are_counted():
-    """Two boxes that overlap by 2 of 6 pixels, counted, and by 1 of 5, measured."""
-    boxes = torch.tensor([[0.0, 0.0, 3.0, 0.0], [2.0, 0.0, 5.0, 0.0]])
-    scores = torch.tensor([[0.9], [0.8]])
-    assert select_by_class(boxes, scores, config(min_regions=1, nms_threshold=0.3))[0].tolist() == [0]
-    assert select_by_class(boxes, scores, config(min_regions=1, nms_threshold=0.35))[0].tolist() == [0, 1]
 
 
 def test_per_class_suppression_keeps_what_one_for_all_drops():

@@ -92,17 +92,3 @@ def test_pooling_a_slope_gives_its_value_at_every_size():
     middle = (boxes[0, :, :2] + boxes[0, :, 2:]) / 2
     torch.testing.assert_close(pool_pyramid(pyramid, boxes, 7).mean(dim=(2, 3)), middle, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(pool_deepest(pyramid, boxes)[0], middle, atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_joined_pyramids_pool_as_single_ones():
-    groups = []
-    for height, width in ((6, 4), (3, 7)):
-        maps = tuple(torch.randn(1, 3, height * scale, width * scale) for scale in (4, 2))
-        sizes = torch.tensor([[list(level.shape[-2:]) for level in (*maps, maps[-1])]])
-        groups.append(ButdPyramid(maps=maps, deepest=maps[-1], sizes=sizes))
-    joined = join_pyramids(groups, torch.tensor([1, 0]))
-    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.8, 0.7, 1.0, 1.0], [0.99, 0.99, 1.0, 1.0]]])
-    pooled = pool_pyramid(joined, boxes.expand(2, -1, -1), 7).unflatten(0, (2, 3))
-    for row, group in enumerate(reversed(groups)):
-        torch.testing.assert_close(pooled[row], pool_pyramid(group, boxes, 7), atol=1e-5, rtol=1e-5)

@@ -15,14 +15,7 @@ from transformers import (
     BlipForConditionalGeneration,
     BlipImageProcessor,
     BlipProcessor,
-    GitConfig,
-    GitForCausalLM,
-    GPT2Config,
     PreTrainedTokenizerFast,
-    VisionEncoderDecoderConfig,
-    VisionEncoderDecoderModel,
-    ViTConfig,
-    ViTImageProcessor,
     pipeline,
 )
 from transformers.pipelines.pt_utils import KeyDataset
@@ -31,8 +24,6 @@ import butd_hf
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-TINY_VISION = {**TINY, "image_size": 16, "patch_size": 8}
-SIZE = {"height": 16, "width": 16}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +39,7 @@ def captions(captioner, image_paths):
 
 @pytest.fixture
 def bert_tokenizer(tiny_tokenizer):
-    """As the tokenizers of BLIP and GIT are: texts are enclosed in tokens."""
+    """As the tokenizer of BLIP is: texts are enclosed in tokens."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=copy.deepcopy(tiny_tokenizer.backend_tokenizer),
         pad_token="<pad>",
@@ -68,27 +59,27 @@ def generated(outputs: list[dict[str, str]]) -> list[str]:
     return [record["generated_text"] for record in outputs]
 
 
-def test_a_picture_gives_a_list_of_one(captions):
+def test_a_image_gives_a_list_of_one(captions):
     assert all(len(outputs) == 1 and generated(outputs)[0] for outputs in captions)
     assert len({generated(outputs)[0] for outputs in captions}) > 1  # else the other tests could not tell them apart
 
 
-def test_pictures_come_in_many_ways(captioner, captions, image_paths):
-    picture = PIL.Image.open(image_paths[0])
-    for inputs in (picture, Path(image_paths[0]), np.asarray(picture)):
+def test_images_come_in_many_ways(captioner, captions, image_paths):
+    image = PIL.Image.open(image_paths[0])
+    for inputs in (image, Path(image_paths[0]), np.asarray(image)):
         assert captioner(inputs, max_new_tokens=8) == captions[0]
     assert captioner(images=image_paths[0], max_new_tokens=8) == captions[0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_pictures_of_different_sizes_in_batches(captioner, captions, image_paths, batch_size):
+def test_images_of_different_sizes_in_batches(captioner, captions, image_paths, batch_size):
     assert captioner(image_paths, max_new_tokens=8, batch_size=batch_size) == captions
     tensors = [torch.from_numpy(np.array(PIL.Image.open(path))).movedim(-1, 0) for path in image_paths]
     assert captioner(tensors, max_new_tokens=8, batch_size=batch_size) == captions
 
 
 def test_lists_generators_and_datasets(captioner, captions, image_paths):
-    class Pictures(Dataset):
+    class Images(Dataset):
         def __len__(self):
             return len(image_paths)
 
@@ -99,15 +90,9 @@ def test_lists_generators_and_datasets(captioner, captions, image_paths):
     assert captioner(image_paths[:1], max_new_tokens=8) == captions[:1]
     assert captioner(tuple(image_paths), max_new_tokens=8) == captions
     assert list(captioner((path for path in image_paths), max_new_tokens=8)) == captions
-    assert list(captioner(KeyDataset(Pictures(), "image"), max_new_tokens=8, batch_size=2)) == captions
+    assert list(captioner(KeyDataset(Images(), "image"), max_new_tokens=8, batch_size=2)) == captions
     with pytest.raises(ValueError, match="without an inputs argument"):
         captioner()
-
-
-def test_column_of_a_dataset(captioner, captions, image_paths):
-    datasets = pytest.importorskip("datasets")
-    dataset = datasets.Dataset.from_dict({"image": image_paths}).cast_column("image", datasets.Image())
-    assert captioner(dataset["image"], max_new_tokens=8, batch_size=2) == captions
 
 
 def test_prompt_begins_every_caption(captioner, image_paths):
@@ -132,7 +117,7 @@ def test_length(captioner, image_paths, tiny_tokenizer):
     assert generated(captioner(image_paths[0], generate_kwargs=never_ending))
 
 
-def test_every_picture_gets_its_returned_sequences(captioner, image_paths):
+def test_every_image_gets_its_returned_sequences(captioner, image_paths):
     generate_kwargs = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 6}
     singles = [captioner(path, generate_kwargs=generate_kwargs) for path in image_paths]
     assert [len(single) for single in singles] == [2, 2, 2]
@@ -141,33 +126,15 @@ def test_every_picture_gets_its_returned_sequences(captioner, image_paths):
     assert captioner(image_paths[0], generate_kwargs=as_dict) == singles[0]
 
 
-def test_unreadable_pictures_are_named(captioner, image_paths, tmp_path):
+def test_unreadable_images_are_named(captioner, image_paths, tmp_path):
     missing, broken, truncated = (str(tmp_path / name) for name in ("missing.png", "broken.png", "truncated.png"))
-    Path(broken).write_text("not a picture")
+    Path(broken).write_text("not a image")
     Path(truncated).write_bytes(Path(image_paths[0]).read_bytes()[:200])
     for path in (missing, broken, truncated):
         with pytest.raises(ValueError, match=Path(path).name):
             captioner([image_paths[0], path])
     with pytest.raises(ValueError, match="NoneType"):
         captioner([None])
-
-
-def test_timeout_reaches_the_download(captioner, captions, image_paths, monkeypatch):
-    calls = []
-
-    class Response:
-        content = Path(image_paths[0]).read_bytes()
-
-        def raise_for_status(self):
-            return self
-
-    def get(url, **kwargs):
-        calls.append((url, kwargs["timeout"]))
-        return Response()
-
-    monkeypatch.setattr(type(captioner).read.__globals__["httpx"], "get", get)
-    assert captioner("https://example.com/photo.png", timeout=2.5, max_new_tokens=8) == captions[0]
-    assert calls == [("https://example.com/photo.png", 2.5)]
 
 
 def test_parts_can_be_passed(tiny_checkpoint, captions, image_paths):
@@ -183,22 +150,6 @@ def test_parts_can_be_passed(tiny_checkpoint, captions, image_paths):
         pipeline("image-to-text", model=model, tokenizer=processor.tokenizer, device="cpu")
 
 
-def test_passed_image_processor_wins(tiny_checkpoint):
-    image_processor = butd_hf.ButdImageProcessor(size={"height": 32, "width": 32})
-    captioner = pipeline("image-to-text", model=tiny_checkpoint, image_processor=image_processor, device="cpu")
-    picture = [PIL.Image.new("RGB", (50, 40))]
-    for prompt in (None, "a dog"):
-        assert captioner.features(picture, prompt)["pixel_values"].shape == (1, 3, 32, 32)
-
-
-def test_half_precision_on_the_cpu(tiny_checkpoint, captions, image_paths, tmp_path):
-    half = pipeline("image-to-text", model=tiny_checkpoint, dtype=torch.float16, device="cpu")
-    assert half.model.dtype == torch.float16
-    assert generated(half(image_paths[0], max_new_tokens=8))
-    half.save_pretrained(tmp_path)
-    assert pipeline("image-to-text", model=str(tmp_path), device="cpu").model.dtype == torch.float32
-
-
 def test_image_text_to_text(tiny_checkpoint, image_paths, captions):
     captioner = pipeline("image-text-to-text", model=tiny_checkpoint, device="cpu")
     outputs = captioner(images=image_paths[0], text="", max_new_tokens=8)
@@ -208,46 +159,23 @@ def test_image_text_to_text(tiny_checkpoint, image_paths, captions):
     assert captioner(images=image_paths[0], text="a dog")  # the default length is more than there are positions
 
 
-def other_models() -> dict:
-    text = {**TINY, "vocab_size": 60, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    blip = BlipConfig(
-        text_config={**text, "sep_token_id": 2, "encoder_hidden_size": 16, "max_position_embeddings": 64},
-        vision_config=TINY_VISION,
+def test_other_models(bert_tokenizer, image_paths, tmp_path):
+    text = {**TINY, "vocab_size": 60, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "sep_token_id": 2}
+    config = BlipConfig(
+        text_config={**text, "encoder_hidden_size": 16, "max_position_embeddings": 64},
+        vision_config={**TINY, "image_size": 16, "patch_size": 8},
         projection_dim=16,
         image_text_hidden_size=16,
     )
-    decoder = GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2)
-    vit_gpt2 = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**TINY_VISION), decoder)
-    vit_gpt2.decoder_start_token_id, vit_gpt2.pad_token_id = 1, 0
-    return {
-        "blip": lambda: BlipForConditionalGeneration(blip),
-        "git": lambda: GitForCausalLM(GitConfig(**text, vision_config=TINY_VISION, max_position_embeddings=64)),
-        "vit-gpt2": lambda: VisionEncoderDecoderModel(vit_gpt2),
-    }
-
-
-@pytest.mark.parametrize("name", ["blip", "git", "vit-gpt2"])
-def test_other_models(name, bert_tokenizer, image_paths, tmp_path):
-    model = other_models()[name]()
-    model.save_pretrained(tmp_path)
-    image_processor = (ViTImageProcessor if name == "vit-gpt2" else BlipImageProcessor)(size=SIZE)
-    if name == "blip":
-        BlipProcessor(image_processor, bert_tokenizer).save_pretrained(tmp_path)
-    else:
-        image_processor.save_pretrained(tmp_path)
-        bert_tokenizer.save_pretrained(tmp_path)
-
+    BlipForConditionalGeneration(config).save_pretrained(tmp_path)
+    BlipProcessor(BlipImageProcessor(size={"height": 16, "width": 16}), bert_tokenizer).save_pretrained(tmp_path)
     captioner = pipeline("image-to-text", model=str(tmp_path), device="cpu")
     assert type(captioner) is butd_hf.ImageToTextPipeline
     singles = [captioner(path, max_new_tokens=5) for path in image_paths]
     assert all(isinstance(generated(single)[0], str) for single in singles)
     assert captioner(image_paths, max_new_tokens=5, batch_size=2) == singles
-    if name == "vit-gpt2":
-        with pytest.raises(ValueError, match="does not support conditional"):
-            captioner(image_paths[0], prompt="a dog")
-    else:
-        outputs = captioner(image_paths, prompt="a dog", max_new_tokens=5, batch_size=2)
-        assert all(generated(output)[0].startswith("a dog") for output in outputs)
+    outputs = captioner(image_paths, prompt="a dog", max_new_tokens=5, batch_size=2)
+    assert all(generated(output)[0].startswith("a dog") for output in outputs)
     captioner.save_pretrained(tmp_path / "again")
     again = pipeline("image-to-text", model=str(tmp_path / "again"), device="cpu")
     assert again(image_paths[0], max_new_tokens=5) == singles[0]

@@ -56,9 +56,9 @@ def test_form(graphs, image_paths, tiny_grapher):
         assert scores == sorted(scores, reverse=True)
 
 
-def test_pictures_come_in_many_ways(grapher, graphs, image_paths):
-    picture = PIL.Image.open(image_paths[0])
-    for inputs in (picture, Path(image_paths[0]), np.asarray(picture)):
+def test_images_come_in_many_ways(grapher, graphs, image_paths):
+    image = PIL.Image.open(image_paths[0])
+    for inputs in (image, Path(image_paths[0]), np.asarray(image)):
         assert grapher(inputs, **ALL) == graphs[0]
     assert grapher(images=image_paths[0], **ALL) == graphs[0]
 
@@ -107,10 +107,10 @@ def test_one_thing_found_twice_has_no_relation_to_itself(grapher, image_paths):
     ("inputs", "arguments", "message"),
     [
         (None, {}, "without an inputs argument"),
-        ("no-such-picture.png", {}, "no-such-picture.png"),
-        ("no-such-picture.png", {"threshold": 2.0}, r"threshold must be in \[0, 1\]"),
-        ("no-such-picture.png", {"twin_overlap": -1.0}, r"twin_overlap must be in \[0, 1\]"),
-        ("no-such-picture.png", {"top_k": -1}, "top_k must be zero or positive"),
+        ("no-such-image.png", {}, "no-such-image.png"),
+        ("no-such-image.png", {"threshold": 2.0}, r"threshold must be in \[0, 1\]"),
+        ("no-such-image.png", {"twin_overlap": -1.0}, r"twin_overlap must be in \[0, 1\]"),
+        ("no-such-image.png", {"top_k": -1}, "top_k must be zero or positive"),
     ],
 )
 def test_errors_say_what_is_wrong(grapher, inputs, arguments, message):

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 
-import datasets
 import PIL.Image
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
-from torch.utils.data import Dataset
 from transformers import (
     BlipConfig,
     BlipForQuestionAnswering,
@@ -19,7 +17,6 @@ from transformers import (
     ViltProcessor,
     pipeline,
 )
-from transformers.pipelines.pt_utils import KeyDataset
 
 import butd_hf
 
@@ -35,7 +32,7 @@ def oracle(tiny_oracle):
 
 @pytest.fixture(scope="module")
 def answers(oracle, image_paths):
-    """One by one, what everything else is compared with: by question, then by picture."""
+    """One by one, what everything else is compared with: by question, then by image."""
     return {asked: [oracle(image=path, question=asked) for path in image_paths] for asked in (QUESTION, OTHER)}
 
 
@@ -54,20 +51,16 @@ def test_answers_have_scores(oracle, answers):
         assert len(row) == 5 and all(set(each) == {"score", "answer"} for each in row)
         assert scores == sorted(scores, reverse=True) and 0 < scores[-1] < scores[0] < 1
         assert {each["answer"] for each in row} < set(oracle.model.config.id2label.values())
-    assert answers[QUESTION] != answers[OTHER]  # questions matter, and so do pictures
+    assert answers[QUESTION] != answers[OTHER]  # questions matter, and so do images
     assert answers[QUESTION][0] != answers[QUESTION][1]
-
-
-def test_alias(tiny_oracle, image_paths, answers):
-    same([pipeline("vqa", model=tiny_oracle, device="cpu")(image_paths[0], QUESTION)], answers[QUESTION][:1])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
 def test_call_forms_of_version_4(oracle, image_paths, answers, batch_size):
     options = {"batch_size": batch_size}
-    pictures = [PIL.Image.open(path) for path in image_paths]
+    images = [PIL.Image.open(path) for path in image_paths]
     assert same(oracle(image_paths, QUESTION, **options), answers[QUESTION])
-    assert same(oracle(image=pictures, question=QUESTION, **options), answers[QUESTION])
+    assert same(oracle(image=images, question=QUESTION, **options), answers[QUESTION])
     assert same(
         oracle(image_paths[1], [QUESTION, OTHER], **options), [answers[asked][1] for asked in (QUESTION, OTHER)]
     )
@@ -78,23 +71,6 @@ def test_call_forms_of_version_4(oracle, image_paths, answers, batch_size):
     assert same(oracle(tuple(asked), **options), answers[OTHER])
     assert same(list(oracle((each for each in asked), **options)), answers[OTHER])
     assert oracle([], QUESTION) == oracle([]) == []
-
-
-def test_datasets(oracle, image_paths, answers):
-    table = datasets.Dataset.from_dict({"image": image_paths, "question": [OTHER] * 3})
-    table = table.cast_column("image", datasets.Image())
-    assert same(oracle(table), answers[OTHER])
-    assert same(oracle(table["image"], OTHER, batch_size=2), answers[OTHER])
-    assert same(oracle(KeyDataset(table, "image"), [QUESTION, OTHER]), answers[QUESTION] + answers[OTHER])
-
-    class Asked(Dataset):
-        def __len__(self):
-            return len(table)
-
-        def __getitem__(self, index):
-            return table[index]
-
-    assert same(list(oracle(Asked(), batch_size=2)), answers[OTHER])
 
 
 def test_top_k(oracle, image_paths, answers):

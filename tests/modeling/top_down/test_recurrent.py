@@ -155,25 +155,6 @@ def test_cache_changes_nothing(kind, padded, step):
         torch.testing.assert_close(whole.last_hidden_state[1:, 2:], alone, atol=1e-5, rtol=1e-5)
 
 
-@EVERY_DECODER
-@torch.no_grad()
-def test_reordered_and_repeated_caches_continue_the_chosen_texts(kind):
-    decoder = build(kind)
-    tokens, memory = some_tokens(4), decoder.encode(some_regions())
-    cache = decoder(tokens[:, :-1], memory, use_cache=True).cache
-    chosen = torch.tensor([1, 1, 2, 3])  # of each image's two texts
-    cache.reorder_cache(chosen)
-    continued = torch.cat([tokens[chosen, :-1], tokens[:, -1:]], dim=1)
-    last = decoder(tokens[:, -1:], memory, cache=cache, use_cache=True).last_hidden_state[:, 0]
-    torch.testing.assert_close(last, decoder(continued, memory).last_hidden_state[:, -1], atol=1e-5, rtol=1e-5)
-
-    cache = decoder(tokens[::2, :-1], memory, use_cache=True).cache
-    cache.batch_repeat_interleave(2)
-    twice = torch.cat([tokens[::2, :-1].repeat_interleave(2, dim=0), tokens[:, -1:]], dim=1)
-    last = decoder(tokens[:, -1:], memory, cache=cache, use_cache=True).last_hidden_state[:, 0]
-    torch.testing.assert_close(last, decoder(twice, memory).last_hidden_state[:, -1], atol=1e-5, rtol=1e-5)
-
-
 def test_a_state_cannot_go_back_and_starts_anew_when_reset():
     cache = ButdRecurrentCache()
     cache.layers[0].update(torch.ones(2, 4, 3), 5)
@@ -186,28 +167,6 @@ def test_a_state_cannot_go_back_and_starts_anew_when_reset():
     assert cache.layers[0].states.shape == (1, 4, 3)
     cache.reset()
     assert cache.get_seq_length() == 0 and cache.layers[0].states is None
-
-
-@EVERY_DECODER
-@torch.no_grad()
-def test_an_image_without_regions_is_finite_and_leaves_others_alone(kind):
-    decoder = build(kind)
-    regions = some_regions(counts=(5, 0))
-    decoded = decoder(some_tokens(), decoder.encode(regions), output_attentions=True)
-    assert torch.isfinite(decoded.last_hidden_state).all()
-    assert torch.isfinite(decoded.cross_attentions[0]).all()
-    alone = decoder(some_tokens()[:1], decoder.encode(one_image(regions, 0))).last_hidden_state
-    torch.testing.assert_close(decoded.last_hidden_state[:1], alone, atol=1e-5, rtol=1e-5)
-
-
-@EVERY_DECODER
-def test_region_dropout_hides_regions_in_training_only(kind):
-    decoder = build(kind, region_dropout=0.9)
-    regions = some_regions(counts=(5, 5))
-    assert decoder.encode(regions).attention_mask.all()
-    decoder.train()
-    share = torch.stack([decoder.encode(regions).attention_mask for _ in range(50)]).float().mean()
-    assert 0.1 < share < 0.8  # an image whose regions all drop out keeps them all
 
 
 @EVERY_DECODER
@@ -230,21 +189,6 @@ def whole_model(kind: tuple[str, str], **changes) -> ButdForConditionalGeneratio
             top_down_config={"decoder": decoder, "recurrent_variant": variant, **sizes, **changes},
         )
     )
-
-
-@EVERY_DECODER
-def test_learns_a_caption_by_heart(kind):
-    model = whole_model(kind, dropout=0.0, bos_token_id=0, eos_token_id=0, initializer_range=0.3).train()
-    regions = some_regions()
-    labels = torch.tensor([[5, 6, 7, 5, 0], [9, 6, 8, 4, 0]])  # apart from the first word on, by the picture alone
-    inputs = {"region_features": regions.features, "region_mask": regions.mask}
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(80):
-        optimizer.zero_grad()
-        model(**inputs, labels=labels).loss.backward()
-        optimizer.step()
-    captions = model.eval().generate(**inputs, max_new_tokens=5)
-    assert torch.equal(captions[:, 1:], labels)
 
 
 @pytest.mark.parametrize(("variant", "bias"), [("paper", 1.0), ("port", 0.0)])

@@ -133,60 +133,9 @@ def test_both_kinds_of_cache_do():
 
 
 @torch.no_grad()
-def test_reordered_cache_continues_the_chosen_texts():
-    decoder = build()
-    tokens, memory = some_tokens(4), decoder.encode(some_regions())
-    cache = decoder(tokens[:, :-1], memory, use_cache=True).cache
-    chosen = torch.tensor([1, 1, 2, 3])  # of each image's two texts
-    cache.reorder_cache(chosen)
-    continued = torch.cat([tokens[chosen, :-1], tokens[:, -1:]], dim=1)
-    last = decoder(tokens[:, -1:], memory, cache=cache, use_cache=True).last_hidden_state[:, 0]
-    torch.testing.assert_close(last, decoder(continued, memory).last_hidden_state[:, -1], atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_left_padding_changes_nothing():
-    decoder = build()
-    memory = rows_of(decoder.encode(some_regions()), slice(0, 1))
-    tokens = some_tokens(1)
-    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), tokens], dim=1)
-    mask = (padded > 0).long()
-    torch.testing.assert_close(
-        decoder(padded, memory, attention_mask=mask).last_hidden_state[:, 3:],
-        decoder(tokens, memory).last_hidden_state,
-        atol=1e-5,
-        rtol=1e-5,
-    )
-
-
-@torch.no_grad()
 def test_the_order_of_regions_does_not_matter():
     decoder = build()
     regions = some_regions()
     turned = ButdRegions(**{name: regions[name].flip(1) for name in regions})
     states = [decoder(some_tokens(), decoder.encode(given)).last_hidden_state for given in (regions, turned)]
     torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@torch.no_grad()
-def test_an_image_without_regions_is_finite_and_leaves_others_alone(attention):
-    decoder = build(attention)
-    regions = some_regions(counts=(5, 0))
-    decoded = decoder(some_tokens(), decoder.encode(regions), output_attentions=True)
-    assert torch.isfinite(decoded.last_hidden_state).all()
-    assert all(torch.isfinite(weights).all() for weights in decoded.cross_attentions)
-    alone = decoder.encode(ButdRegions(**{name: regions[name][:1] for name in regions}))
-    states = decoder(some_tokens()[:1], alone).last_hidden_state
-    torch.testing.assert_close(decoded.last_hidden_state[:1], states, atol=1e-5, rtol=1e-5)
-
-
-def test_region_dropout_hides_regions_in_training_only():
-    decoder = build(region_dropout=0.9)
-    regions = some_regions(counts=(5, 5))
-    assert decoder.encode(regions).attention_mask is None  # none is hidden
-    decoder.train()
-    masks = [decoder.encode(regions).attention_mask for _ in range(50)]
-    shares = [1.0 if mask is None else mask.float().mean().item() for mask in masks]
-    assert 0.0 < sum(shares) / len(shares) < 0.8  # an image whose regions all drop out keeps them all
-    assert torch.isfinite(decoder(some_tokens(), decoder.encode(regions)).last_hidden_state).all()
