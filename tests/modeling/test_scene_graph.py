@@ -188,10 +188,10 @@ def test_wrong_inputs_are_named(given, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"relations": torch.tensor([[0, 3, 0]])}, r"\['relations'\]\[:, 1\] has 3 at row 0, expected 0 to 2"),
-        ({"relations": torch.tensor([[0, 1, 4]])}, r"\['relations'\]\[:, 2\] has 4 at row 0, expected 0 to 3"),
+        ({"relations": torch.tensor([[0, 3, 0]])}, r"\['relations'\]\[:, 1\]\[0\] is 3, expected 0 to 2"),
+        ({"relations": torch.tensor([[0, 1, 4]])}, r"\['relations'\]\[:, 2\]\[0\] is 4, expected 0 to 3"),
         ({"relations": torch.tensor([[0, 1]])}, r"expected \(num_relations, 3\)"),
-        ({"class_labels": torch.tensor([0, 1, 5])}, r"\['class_labels'\] has 5 at row 2, expected 0 to 4"),
+        ({"class_labels": torch.tensor([0, 1, 5])}, r"\['class_labels'\]\[2\] is 5, expected 0 to 4"),
         ({"boxes": torch.rand(2, 4)}, r"\['boxes'\] has shape \(2, 4\), expected \(3, 4\)"),
     ],
 )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from butd_hf.modeling.bottom_up.faster_rcnn_head import ButdFasterRcnnHead
+from butd_hf.modeling.bottom_up.faster_rcnn import ButdFasterRcnnHead
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 
 

@@ -60,7 +60,6 @@ def test_images_come_in_many_ways(grapher, graphs, image_paths):
     image = PIL.Image.open(image_paths[0])
     for inputs in (image, Path(image_paths[0]), np.asarray(image)):
         assert grapher(inputs, **ALL) == graphs[0]
-    assert grapher(images=image_paths[0], **ALL) == graphs[0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

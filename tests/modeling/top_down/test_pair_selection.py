@@ -20,9 +20,7 @@ def regions(batch_size=2, number=9):
     return torch.randn(batch_size, number, 16), boxes, torch.rand(batch_size, number) > 0.2
 
 
-@pytest.mark.parametrize("chunk", [1, 20, 10000])
-def test_equals_a_full_table(scorer, chunk, monkeypatch):
-    monkeypatch.setattr(pair_selection, "CHUNK_PAIRS", chunk)
+def test_equals_a_full_table(scorer):
     states, boxes, mask = regions()
     pairs, pair_mask = scorer.select(states, boxes, mask, budget=7)
     every = torch.cartesian_prod(torch.arange(9), torch.arange(9)).expand(2, -1, -1)
@@ -33,9 +31,7 @@ def test_equals_a_full_table(scorer, chunk, monkeypatch):
         assert pair_mask[row].all() and pairs[row].tolist() == ranked[:7].tolist()
 
 
-@pytest.mark.parametrize("chunk", [1, 20])
-def test_equals_come_in_the_order_of_regions(scorer, chunk, monkeypatch):
-    monkeypatch.setattr(pair_selection, "CHUNK_PAIRS", chunk)
+def test_equals_come_in_the_order_of_regions(scorer):
     states, boxes = torch.zeros(1, 6, 16), torch.tensor([0.1, 0.1, 0.4, 0.4]).expand(1, 6, 4)
     pairs, _ = scorer.select(states, boxes, torch.ones(1, 6, dtype=torch.bool), budget=8)
     assert pairs[0].tolist() == [[0, 1], [0, 2], [0, 3], [0, 4], [0, 5], [1, 0], [1, 2], [1, 3]]

@@ -8,9 +8,7 @@ from transformers.cache_utils import DynamicCache
 from butd_hf.modeling.configuration_butd import ButdConfig, ButdTopDownConfig
 from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from butd_hf.modeling.regions import ButdRegions
-from butd_hf.modeling.top_down.recurrent import ButdGruDecoder
-from butd_hf.modeling.top_down.recurrent import ButdLstmDecoder
-from butd_hf.modeling.top_down.recurrent import ButdRecurrentDecoder
+from butd_hf.modeling.top_down.recurrent import ButdGruDecoder, ButdLstmDecoder, ButdRecurrentDecoder
 from butd_hf.modeling.top_down.recurrent_cache import ButdRecurrentCache
 
 
