@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ..data.detection import label_names
 from ..data.detection_views import DetectionAugmentation, Sample, read_sample, seeded
-from ..detection import prediction_line, predictions_of, score_predictions
+from ..inference.objects import prediction_line, predictions_of, score_predictions
 from ..metrics.average_precision import COMMON_BOXES
 from ..modeling.annotations import build_labels, unpadded_sizes
 from ..progress import images_progress

@@ -16,10 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ..data.scene_graphs import label_names, predicate_names
 from ..data.views import load_image
-from ..metrics.scene_graphs import score_graphs
-from ..modeling.image_processing_butd import ButdImageProcessor
-from ..progress import images_progress
-from ..relations import (
+from ..inference.relations import (
     GraphExample,
     GraphMode,
     collate_graphs,
@@ -29,6 +26,9 @@ from ..relations import (
     read_graphs,
     triples_of,
 )
+from ..metrics.scene_graphs import score_graphs
+from ..modeling.image_processing_butd import ButdImageProcessor
+from ..progress import images_progress
 from .detection import to_device
 from .example_table import ExampleTable
 from .task import Task

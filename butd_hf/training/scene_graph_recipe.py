@@ -14,10 +14,10 @@ from transformers import HfArgumentParser, PreTrainedConfig
 from ..conversion.backbone_weights import load_backbone_weights
 from ..data.flaws import require_files
 from ..data.scene_graphs import SceneGraphDataError, label_names, load_scene_graphs, predicate_names
+from ..inference.relations import GRAPH_MODES
 from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
 from ..modeling.modeling_scene_graph_butd import ButdForSceneGraphGeneration
-from ..relations import GRAPH_MODES
 from .arguments import LoopArguments
 from .bottom_up_weights import load_bottom_up
 from .loop import TrainingLoop, build_accelerator

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from butd_hf.commands import app
+from butd_hf.cli import app
 from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
 from butd_hf.modeling.processing_butd import ButdProcessor
 
