@@ -8,6 +8,7 @@ Importing registers the models and pipelines with transformers, and nothing else
 from importlib.metadata import version
 
 from .checkpoints import default_checkpoint
+from .inference import answer_questions, caption_images, detect_objects, image_regions
 from .modeling.configuration_butd import ButdBottomUpConfig, ButdConfig, ButdTopDownConfig
 from .modeling.image_processing_butd import ButdImageProcessor
 from .modeling.modeling_butd import ButdModel
@@ -42,7 +43,11 @@ __all__ = [
     "SceneGraphGenerationPipeline",
     "VisualQuestionAnsweringPipeline",
     "__version__",
+    "answer_questions",
+    "caption_images",
     "default_checkpoint",
+    "detect_objects",
+    "image_regions",
 ]
 
 register()

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scene graphs in forms that people use: networkx, Graphviz's DOT, JSON and sentences."""
+"""
+Scene graphs as networkx, Graphviz's DOT and triplets of words.
 
-import json
+A graph is what the pipeline `scene-graph-generation` returns, which `json.dumps` writes as it is: `{"objects":
+[{"label", "score", "box"}], "relations": [{"subject", "predicate", "object", "score"}]}`, subject and object being
+places among the objects.
+"""
+
 from collections import Counter
 from typing import Any
 
 import networkx
 
 
-# as the pipeline `scene-graph-generation` returns it: {"objects": [{"label", "score", "box"}], "relations":
-# [{"subject", "predicate", "object", "score"}]}, subject and object being places among the objects
 SceneGraph = dict[str, list[dict[str, Any]]]
 
 
 def check_graph(graph: SceneGraph) -> None:
-    """Raises `ValueError` if a relation is about an object that isn't there."""
+    """Raises `ValueError` if a relation has a subject or object that isn't there."""
     number = len(graph["objects"])
     for place, relation in enumerate(graph["relations"]):
         for end in ("subject", "object"):
@@ -27,17 +30,17 @@ def check_graph(graph: SceneGraph) -> None:
 def object_names(graph: SceneGraph) -> list[str]:
     """A name for each object: its label, with a number behind it where several objects have the same."""
     labels = [each["label"] for each in graph["objects"]]
-    totals, met, names = Counter(labels), Counter(), []
+    totals, counts, names = Counter(labels), Counter(), []
     for label in labels:
-        met[label] += 1
-        names.append(f"{label} {met[label]}" if totals[label] > 1 else label)
+        counts[label] += 1
+        names.append(f"{label} {counts[label]}" if totals[label] > 1 else label)
     return names
 
 
 def to_networkx(graph: SceneGraph) -> networkx.MultiDiGraph:
     """
-    The graph as networkx has it: the objects' places as nodes with `label`, `score` and `box`, relations as edges from
-    subject to object with `predicate` and `score`. Two objects may be related in several ways.
+    The objects' places as nodes with `label`, `score` and `box`, relations as edges from subject to object with
+    `predicate` and `score`. Two objects may be related in several ways.
     """
     check_graph(graph)
     made = networkx.MultiDiGraph()
@@ -49,39 +52,19 @@ def to_networkx(graph: SceneGraph) -> networkx.MultiDiGraph:
     return made
 
 
-def from_networkx(made: networkx.MultiDiGraph) -> SceneGraph:
-    """The way back from `to_networkx`, relations by their score; nodes may be called anything."""
-    places = {node: place for place, node in enumerate(made)}
-    relations = [
-        {"subject": places[subject], "predicate": values["predicate"], "object": places[target], **values}
-        for subject, target, values in made.edges(data=True)
-    ]
-    relations.sort(key=lambda relation: -relation.get("score", 0.0))
-    return {"objects": [dict(values) for _, values in made.nodes(data=True)], "relations": relations}
-
-
 def to_dot(graph: SceneGraph, name: str = "scene") -> str:
     """The graph in Graphviz's language, every string quoted: `dot -Tsvg` draws it."""
     check_graph(graph)
+
+    def quoted(text: str) -> str:
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+
     lines = [f"digraph {quoted(name)} {{", "  rankdir=LR;", '  node [shape=box, style="rounded"];']
     lines += [f"  n{place} [label={quoted(title)}];" for place, title in enumerate(object_names(graph))]
-    lines += [
-        f"  n{relation['subject']} -> n{relation['object']} [label={quoted(relation['predicate'])}];"
-        for relation in graph["relations"]
-    ]
+    for relation in graph["relations"]:
+        lines.append(f"  n{relation['subject']} -> n{relation['object']} [label={quoted(relation['predicate'])}];")
     return "\n".join([*lines, "}"]) + "\n"
-
-
-def quoted(text: str) -> str:
-    """Text as a string of DOT."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
-
-
-def to_json(graph: SceneGraph, indent: int | None = None) -> str:
-    """The graph as JSON: `objects` and `relations` as they are, nothing around them."""
-    check_graph(graph)
-    return json.dumps({name: graph[name] for name in ("objects", "relations")}, ensure_ascii=False, indent=indent)
 
 
 def to_triplets(graph: SceneGraph) -> list[tuple[str, str, str]]:
@@ -92,20 +75,3 @@ def to_triplets(graph: SceneGraph) -> list[tuple[str, str, str]]:
         (names[relation["subject"]], relation["predicate"], names[relation["object"]])
         for relation in graph["relations"]
     ]
-
-
-def to_text(graph: SceneGraph) -> str:
-    """A line per relation: `person 1 ride horse`."""
-    return "".join(f"{' '.join(triplet)}\n" for triplet in to_triplets(graph))
-
-
-__all__ = [
-    "SceneGraph",
-    "from_networkx",
-    "object_names",
-    "to_dot",
-    "to_json",
-    "to_networkx",
-    "to_text",
-    "to_triplets",
-]

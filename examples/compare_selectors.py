@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from butd_hf.commands.console import print_table
+from butd_hf.cli.console import print_table
 from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 
 

@@ -15,7 +15,7 @@ again, with as many processes as you like. Then read the store, or turn it into 
 
 import typer
 
-from butd_hf.commands.extract import extract
+from butd_hf.cli.extract import extract
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ import numpy as np
 from PIL import Image
 
 from butd_hf import ButdConfig, ButdImageProcessor, ButdModel
-from butd_hf.commands.loading import load_checkpoint
+from butd_hf.cli.loading import load_checkpoint
 from butd_hf.data.detection import load_detections
 from butd_hf.data.transforms import load_image
-from butd_hf.detection import find_regions, reference_of
+from butd_hf.inference import image_regions
+from butd_hf.inference.objects import reference_of
 from butd_hf.metrics.regions import region_recall
 from butd_hf.progress import images_progress
 
@@ -97,7 +98,7 @@ def build_finders(
     """A function from pictures to boxes in [0, 1], the best first, for each method."""
 
     def by_model(selecting: Any) -> Finder:
-        return lambda pictures: [found.boxes for found in find_regions(selecting, processor, pictures)]
+        return lambda pictures: [found.boxes for found in image_regions(selecting, processor, pictures)]
 
     windows = spread_windows(num_regions)
     makers: dict[str, Callable[[], Finder]] = {
@@ -129,7 +130,7 @@ def main() -> None:
 
     table = load_detections(arguments.data, split=arguments.split)
     rows = list(table)[: arguments.limit or None]
-    name, model, processor = load_checkpoint(arguments.model, "auto", "object-detection")
+    name, model, processor = load_checkpoint(arguments.model, "auto", "object-detection", any_model=True)
     model.config.bottom_up_config.num_regions = arguments.num_regions
     methods = [method for method in METHODS if method not in arguments.skip]
     finders = build_finders(model, processor, methods, arguments.num_regions)

@@ -16,7 +16,7 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 from butd_hf import ButdForObjectDetection, ButdImageProcessor
 from butd_hf.data.detection import coco_annotations, label_names, load_detections
-from butd_hf.detection import read_objects, reference_of
+from butd_hf.inference.objects import read_objects, reference_of
 from butd_hf.metrics.average_precision import average_precision
 
 

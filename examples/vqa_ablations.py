@@ -21,7 +21,7 @@ from typing import Any
 from accelerate.utils import set_seed
 from transformers import HfArgumentParser
 
-from butd_hf.commands.console import print_table
+from butd_hf.cli.console import print_table
 from butd_hf.metrics.names import metric_name
 from butd_hf.training.arguments import LoopArguments
 from butd_hf.training.loop import TrainingLoop, build_accelerator

@@ -133,7 +133,7 @@ def detection_data(tmp_path_factory) -> Path:
 
     Squares and discs, with a mask as run lengths, as polygon or without one; one picture shows nothing.
     """
-    from butd_hf.detection import run_lengths
+    from butd_hf.inference.objects import run_lengths
 
     folder = tmp_path_factory.mktemp("detection")
     (folder / "images").mkdir()

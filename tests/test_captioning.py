@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from butd_hf.captioning import attentions_of_words, caption_images
 from butd_hf.data.tokenization import train_tokenizer
+from butd_hf.inference.captions import attentions_of_words, caption_images
 from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from butd_hf.modeling.processing_butd import ButdProcessor
 

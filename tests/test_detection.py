@@ -10,7 +10,7 @@ from faster_coco_eval.core import mask as coco_masks
 from scipy.ndimage import map_coordinates
 
 from butd_hf import ButdImageProcessor
-from butd_hf.detection import box_of, predictions_of, read_objects, run_lengths, run_lengths_of
+from butd_hf.inference.objects import box_of, predictions_of, read_objects, run_lengths, run_lengths_of
 from butd_hf.modeling.outputs import ButdInstanceSegmentationOutput
 from butd_hf.modeling.post_processing import ButdPastedObject, paste_mask
 from butd_hf.modeling.regions import ButdRegions

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures: what the model saw and where it looked."""
+"""Figures of images with their regions, objects, captions and graphs."""
 
-from .caption import check_figure_file, draw_caption, save_figure
+from .boxes import draw_objects, draw_regions
+from .caption import draw_caption
+from .figures import check_figure_file, image_axes, save_figure
 from .graph import draw_graph
-from .objects import draw_objects, draw_picture
-from .regions import draw_regions
 
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "draw_caption",
     "draw_graph",
     "draw_objects",
-    "draw_picture",
     "draw_regions",
+    "image_axes",
     "save_figure",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene graph beside its picture: boxes and nodes share numbers and colours."""
+"""A scene graph beside its image: boxes and nodes share numbers and colours."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,21 +8,18 @@ import networkx
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
 from ..graphs import SceneGraph, to_networkx
-from .objects import LARGEST_ASPECT, scaled
-from .regions import LUMINANCE, apart, tag_corner
+from .boxes import draw_numbered_boxes, ink, scaled
+from .figures import add_image, aspect_of, new_figure
 
 
 HEIGHT = 8.0  # of the figure, in inches
-PICTURE_AREA = 42.0  # at most, in square inches
+IMAGE_AREA = 42.0  # at most, in square inches
 MARGIN = 0.15
-LINE_POINTS = 1.8
-TAG_POINTS = 8.5
 NODE_POINTS = 10.0
 PREDICATE_POINTS = 8.5
 LETTER = 0.58 / 72  # width of a letter in inches, per point of its size
@@ -42,14 +39,14 @@ class Box:
 
 def draw_graph(image: Image.Image, graph: SceneGraph) -> Figure:
     """
-    Draws a picture with the objects that relations are about, and the graph of them beside it.
+    Draws an image with the objects that have relations, and their graph beside it.
 
     An arrow goes from subject to object, in the subject's colour, as its predicate is. Up to about 30 relations can be
     read.
 
     Args:
-        image: The picture.
-        graph: As the pipeline returns it, boxes in the picture's pixels: `{"xmin", "ymin", "xmax", "ymax"}` or
+        image: The image.
+        graph: As the pipeline returns it, boxes in the image's pixels: `{"xmin", "ymin", "xmax", "ymax"}` or
             `[x0, y0, x1, y1]`. Objects without a relation are drawn only if there are no relations at all.
     """
     made = to_networkx(graph)
@@ -59,60 +56,25 @@ def draw_graph(image: Image.Image, graph: SceneGraph) -> Figure:
     colours = {node: colormaps["tab20"]((2 * rank % 20 + rank // 10 % 2) / 19.999) for rank, node in enumerate(nodes)}
     titles = {node: f"{rank + 1} {made.nodes[node]['label']}" for rank, node in enumerate(nodes)}
 
-    aspect = min(max(image.width / image.height, 1 / LARGEST_ASPECT), LARGEST_ASPECT)
-    height = min(HEIGHT - 2 * MARGIN, np.sqrt(PICTURE_AREA / aspect))
+    aspect = aspect_of(image)
+    height = min(HEIGHT - 2 * MARGIN, np.sqrt(IMAGE_AREA / aspect))
     width = height * aspect
     across = max(8.5, 4.0 + 0.35 * len(nodes))
-    figure = Figure(figsize=(width + across + 2 * MARGIN, HEIGHT), dpi=120, facecolor="white")
-    FigureCanvasAgg(figure)  # no pyplot: nothing global, any thread
-    total = figure.get_size_inches()
-    left = figure.add_axes(
-        (MARGIN / total[0], 0.5 - height / 2 / total[1], width / total[0], height / total[1]), label="picture"
-    )
-    left.set(xlim=(0, 1), ylim=(1, 0))
-    left.axis("off")
-    left.imshow(image.convert("RGB"), extent=(0, 1, 1, 0), aspect="auto", interpolation="antialiased")
-    draw_boxes(left, image, [made.nodes[node]["box"] for node in nodes], [colours[node] for node in nodes])
+    total = width + across + 2 * MARGIN
+    figure = new_figure(total, HEIGHT)
+    place = (MARGIN / total, 0.5 - height / 2 / HEIGHT, width / total, height / HEIGHT)
+    left = add_image(figure, place, image.convert("RGB"))
+    boxes = [made.nodes[node]["box"] for node in nodes]
+    boxes = [
+        [box[side] for side in ("xmin", "ymin", "xmax", "ymax")] if isinstance(box, dict) else box for box in boxes
+    ]
+    draw_numbered_boxes(left, scaled(boxes, image), list(colours.values()))
 
-    right = figure.add_axes(((width + 2 * MARGIN) / total[0], 0, across / total[0], 1), label="graph")
+    right = figure.add_axes(((width + 2 * MARGIN) / total, 0, across / total, 1), label="graph")
     right.set(xlim=(0, across), ylim=(0, HEIGHT))  # in inches
     right.axis("off")
     draw_nodes_and_edges(right, made, titles, colours, np.array([across, HEIGHT]))
     return figure
-
-
-def draw_boxes(axes: Axes, image: Image.Image, boxes: list[Any], colours: list[tuple]) -> None:
-    """Outlines of boxes, each with its number, from 1."""
-    place = axes.get_position()
-    point = 1 / (np.array([place.width, place.height]) * axes.figure.get_size_inches() * 72)
-    corners = [
-        [box[side] for side in ("xmin", "ymin", "xmax", "ymax")] if isinstance(box, dict) else box for box in boxes
-    ]
-    outlines = apart(scaled(np.array(corners, dtype=float), image), LINE_POINTS * np.tile(point, 2))
-    taken: list[np.ndarray] = []
-    for rank, ((x0, y0, x1, y1), colour) in enumerate(zip(outlines, colours, strict=True)):
-        axes.add_patch(
-            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=LINE_POINTS, zorder=3)
-        )
-        size = np.array([1.0 + 0.75 * len(str(rank + 1)), 1.5]) * TAG_POINTS * point
-        corner = tag_corner(np.array([x0, y0]), np.array([x1, y1]), size, taken)
-        taken.append(corner)
-        axes.add_patch(Rectangle(corner, *size, facecolor=colour, edgecolor="white", linewidth=0.6, zorder=5))
-        axes.text(
-            *(corner + size * [0.5, 0.54]),
-            str(rank + 1),
-            color=ink(colour),
-            fontsize=TAG_POINTS,
-            fontweight="bold",
-            ha="center",
-            va="center_baseline",
-            zorder=6,
-        )
-
-
-def ink(colour: tuple) -> str:
-    """Black or white, whichever can be read on a colour."""
-    return "black" if np.dot(colour[:3], LUMINANCE) > 0.5 else "white"
 
 
 def text_half(text: str, points: float, pad: float) -> np.ndarray:
@@ -125,54 +87,27 @@ def draw_nodes_and_edges(
 ) -> None:
     """The graph, in inches: nodes where the layout puts them, predicates where they cover least."""
     boxes = place_nodes(made, titles, size)
-    ways: dict[tuple[Any, Any], list[str]] = {}
+    predicates: dict[tuple[Any, Any], list[str]] = {}
     for subject, target, values in made.edges(data=True):
-        ways.setdefault((subject, target), []).append(values["predicate"])
+        predicates.setdefault((subject, target), []).append(values["predicate"])
+    centred = {"ha": "center", "va": "center", "parse_math": False}  # a class may be called anything
     labels: list[Box] = []
-    for (subject, target), predicates in ways.items():
-        start, end = boxes[subject], boxes[target]
-        title = ", ".join(dict.fromkeys(predicates))
+    for (subject, target), names in predicates.items():
+        start, end, colour = boxes[subject], boxes[target], colours[subject]
+        title = ", ".join(dict.fromkeys(names))
         half = text_half(title, PREDICATE_POINTS, 0.03)
-        curves = CURVES[1:] if (target, subject) in ways else CURVES  # two arrows on one line can't be told apart
+        curves = CURVES[1:] if (target, subject) in predicates else CURVES  # opposite arrows need two lines
         curve, centre = best_place(start, end, half, curves, [*boxes.values(), *labels], size)
         labels.append(Box(centre, half))
-        axes.add_patch(
-            FancyArrowPatch(
-                *boundary_points(start, end, curve),
-                connectionstyle=f"arc3,rad={curve}",
-                arrowstyle="-|>",
-                mutation_scale=11,
-                linewidth=1.3,
-                color=colours[subject],
-                shrinkA=0,
-                shrinkB=0,
-                zorder=2,
-            )
-        )
-        axes.text(
-            *centre,
-            title,
-            fontsize=PREDICATE_POINTS,
-            ha="center",
-            va="center",
-            color="black",
-            zorder=4,
-            bbox={"facecolor": "white", "edgecolor": colours[subject], "linewidth": 0.7, "pad": 1.2},
-            parse_math=False,
-        )
+        style = {"arrowstyle": "-|>", "mutation_scale": 11, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
+        ends, bent = boundary_points(start, end, curve), f"arc3,rad={curve}"
+        axes.add_patch(FancyArrowPatch(*ends, connectionstyle=bent, color=colour, zorder=2, **style))
+        frame = {"facecolor": "white", "edgecolor": colour, "linewidth": 0.7, "pad": 1.2}
+        axes.text(*centre, title, fontsize=PREDICATE_POINTS, color="black", zorder=4, bbox=frame, **centred)
     for node, box in boxes.items():
-        axes.text(
-            *box.centre,
-            titles[node],
-            fontsize=NODE_POINTS,
-            fontweight="bold",
-            ha="center",
-            va="center",
-            color=ink(colours[node]),
-            zorder=5,
-            bbox={"facecolor": colours[node], "edgecolor": "none", "boxstyle": "round,pad=0.35"},
-            parse_math=False,  # a class may be called anything
-        )
+        frame = {"facecolor": colours[node], "edgecolor": "none", "boxstyle": "round,pad=0.35"}
+        style = {"fontsize": NODE_POINTS, "fontweight": "bold", "color": ink(colours[node]), "zorder": 5}
+        axes.text(*box.centre, titles[node], bbox=frame, **style, **centred)
 
 
 def place_nodes(made: networkx.MultiDiGraph, titles: dict[Any, str], size: np.ndarray) -> dict[Any, Box]:
@@ -244,6 +179,3 @@ def boundary_points(start: Box, end: Box, curve: float) -> tuple[np.ndarray, np.
     outside &= (np.abs(points - end.centre) > end.half + 0.03).any(axis=1)
     free = np.flatnonzero(outside)
     return (points[free[0]], points[free[-1]]) if len(free) > 1 else (start.centre, end.centre)
-
-
-__all__ = ["draw_graph"]

@@ -9,7 +9,7 @@ from transformers import pipeline
 from typer.testing import CliRunner
 
 import butd_hf
-from butd_hf.commands import app
+from butd_hf.cli import app
 
 
 PICTURES = sorted(str(file) for file in (Path(__file__).parents[2] / "examples" / "images").glob("*.jpg"))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import butd_hf
-from butd_hf.commands import app
+from butd_hf.cli import app
 from butd_hf.conversion import checkpoint_folder, kinds
 from butd_hf.conversion.checkpoint_folder import convert_checkpoint
 from butd_hf.conversion.checkpoint_kind import CheckpointKind, ConversionOptions, ConvertedCheckpoint

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 import butd_hf
-from butd_hf.commands import app
+from butd_hf.cli import app
 from butd_hf.conversion.checkpoint_folder import convert_checkpoint
 from butd_hf.conversion.checkpoint_kind import ConversionOptions
 from butd_hf.conversion.question_answering import build_tokenizer

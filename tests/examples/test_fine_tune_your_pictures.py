@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from butd_hf.commands import app
+from butd_hf.cli import app
 
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from butd_hf.detection import detect_objects
+from butd_hf.inference.objects import detect_objects
 from butd_hf.modeling.image_processing_butd import ButdImageProcessor
 from butd_hf.modeling.modeling_detection_butd import ButdForInstanceSegmentation, ButdForObjectDetection
 

@@ -13,7 +13,7 @@ from transformers import pipeline
 from typer.testing import CliRunner
 
 import butd_hf
-from butd_hf.commands import app
+from butd_hf.cli import app
 from butd_hf.modeling.heads.frequency_prior import ButdFrequencyPrior
 
 

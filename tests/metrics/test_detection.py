@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from butd_hf.detection import run_lengths
+from butd_hf.inference.objects import run_lengths
 from butd_hf.metrics import load
 from butd_hf.metrics.average_precision import average_precision
 from butd_hf.metrics.regions import region_recall

@@ -6,7 +6,14 @@ from datasets import Dataset
 
 from butd_hf import ButdConfig, ButdForSceneGraphGeneration, ButdImageProcessor
 from butd_hf.data.scene_graphs import scene_graph_features
-from butd_hf.relations import collate_graphs, counted_graphs, mirrored, predicted_graphs, read_graphs, triples_of
+from butd_hf.inference.relations import (
+    collate_graphs,
+    counted_graphs,
+    mirrored,
+    predicted_graphs,
+    read_graphs,
+    triples_of,
+)
 from butd_hf.training import SceneGraphDataset, SceneGraphTask
 from butd_hf.training.scene_graph_recipe import join_labels, opposite_predicates, renamed
 
