@@ -143,7 +143,8 @@ def find_graphs(
 
     from ..progress import images_progress
     from ..relations import collate_graphs, predicted_graphs
-    from ..training.detection import to_device
+    from accelerate.utils import send_to_device
+
     from .pictures import read_photo
 
     found, unreadable = [], 0
@@ -165,7 +166,7 @@ def find_graphs(
                 continue
             inputs = collate_graphs(batch, mode, pictures if look else None, processor)
             del inputs["labels"]
-            outputs = model(**to_device(inputs, model.device))
+            outputs = model(**send_to_device(inputs, model.device))
             sizes = [example.size for example in batch]
             graphs = predicted_graphs(outputs, processor, sizes, repeat_overlap=repeat_overlap)
             found.extend(zip(batch, graphs, strict=True))
