@@ -140,11 +140,10 @@ def find_graphs(
 ) -> tuple[list[tuple[Any, dict[str, Any]]], int]:
     """Graphs with what was found, in the order of the examples, and how many pictures couldn't be read."""
     import torch
+    from accelerate.utils import send_to_device
 
     from ..progress import images_progress
     from ..relations import collate_graphs, predicted_graphs
-    from accelerate.utils import send_to_device
-
     from .pictures import read_photo
 
     found, unreadable = [], 0

@@ -159,8 +159,10 @@ class ButdTrainer(Trainer):
                 f"The loss is {logs['loss']} at step {self.state.global_step}: lower --learning_rate, and go on from "
                 f"an earlier checkpoint in {self.args.output_dir}."
             )
-        broken = getattr(self.train_dataset, "broken", ())
-        super().log({**logs, **({"broken_samples": len(broken)} if len(broken) else {})}, start_time)
+        if "loss" in logs and self.train_dataset is not None:
+            broken = sum(gather_object([len(self.train_dataset.broken)]))  # of all processes
+            logs.update({"broken_samples": broken} if broken else {})
+        super().log(logs, start_time)
 
     def prediction_step(
         self,
@@ -220,6 +222,12 @@ class ButdTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.weight_average is not None:
             self.weight_average.load(self.model, resume_from_checkpoint)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """As ever, but not of weights that are another's as well, which are saved once."""
+        tied = self.model._tied_weights_keys or {}
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

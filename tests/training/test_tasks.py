@@ -75,7 +75,7 @@ def test_questions_are_grouped_mirrored_and_scored(processor, image_paths):
     task = QuestionTask(processor, config, augmentation=Augmentation(("flip",)))
     sample = task.read(rows[0], Mirrored(), Plain)
     assert sample["questions"] == ["what is right?", "which?"]
-    np.testing.assert_allclose(sample["targets"][0], [0, 0.25, 1.0])  # right and left have changed places
+    np.testing.assert_allclose(sample["targets"][0], [0, 0.25, 0.75])  # right and left have changed places
     assert not sample["targets"][1].any() and task.collate([sample])["labels"].shape == (2, 3)
     config.problem_type = "single_label_classification"
     sample = QuestionTask(processor, config).read(rows[0], None, Plain)
