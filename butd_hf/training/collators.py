@@ -10,7 +10,6 @@ import torch
 from ..data.flaws import BrokenSampleError
 from ..data.region_store import StoredRegions
 from ..data.views import MIRRORED_VIEWS, Augmentation, load_image
-from .task import image_inputs
 
 
 REGION_INPUTS = ("region_features", "region_boxes", "region_mask")
@@ -50,6 +49,15 @@ def collate_images(samples: Sequence[dict[str, Any]], processor: Any) -> dict[st
     return image_inputs(processor, [sample["image"] for sample in samples])
 
 
+def image_inputs(processor: Any, images: Sequence[Any]) -> dict[str, torch.Tensor]:
+    """What a model sees of images."""
+    inputs = processor(images=list(images), return_tensors="pt")
+    inputs = {name: inputs[name] for name in ("pixel_values", "pixel_mask") if name in inputs}
+    # convolutions are faster with channels last, on CPUs above all
+    inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
+    return inputs
+
+
 def collate_regions(regions: Sequence[StoredRegions]) -> dict[str, torch.Tensor]:
     """A batch of the model's region inputs, padded to the image with the most regions."""
     most = max(len(each.mask) for each in regions)
@@ -73,4 +81,4 @@ def draw(values: Sequence[Any], count: int, rng: np.random.Generator) -> list[An
     return drawn
 
 
-__all__ = ["collate_images", "collate_regions", "draw", "read_image"]
+__all__ = ["collate_images", "collate_regions", "draw", "image_inputs", "read_image"]

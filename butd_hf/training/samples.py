@@ -130,23 +130,13 @@ class SampleOrder(torch.utils.data.Sampler):
         if self.table.lengths is None:
             yield from order.tolist()
             return
-        lengths = np.asarray(self.table.lengths)
-        size = self.batch_size * GROUPED_BATCHES
-        groups = [
-            part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, range(size, len(order), size))
-        ]
-        batches = [
-            group[start : start + self.batch_size]
-            for group in groups
-            for start in range(0, len(group), self.batch_size)
-        ]
-        rest = (
-            [batches.pop()] if len(batches[-1]) < self.batch_size else []
-        )  # a small batch in between would shift the others
+        lengths, size = np.asarray(self.table.lengths), self.batch_size * GROUPED_BATCHES
+        parts = np.split(order, range(size, len(order), size))
+        order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+        *batches, last = np.split(order, range(self.batch_size, len(order), self.batch_size))
         for number in rng.permutation(len(batches)):
             yield from batches[number].tolist()
-        for batch in rest:
-            yield from batch.tolist()
+        yield from last.tolist()  # it may be a small one, which would shift the others
 
 
 class SampleStream(torch.utils.data.IterableDataset):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 
@@ -58,13 +57,4 @@ class Task(ABC):
         """A prediction in words, with what people said, as JSON takes it."""
 
 
-def image_inputs(processor: Any, images: Sequence[Any]) -> dict[str, torch.Tensor]:
-    """What a model sees of images."""
-    inputs = processor(images=list(images), return_tensors="pt")
-    inputs = {name: inputs[name] for name in ("pixel_values", "pixel_mask") if name in inputs}
-    # convolutions are faster with channels last, on CPUs above all
-    inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
-    return inputs
-
-
-__all__ = ["Task", "image_inputs"]
+__all__ = ["Task"]
