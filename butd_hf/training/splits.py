@@ -93,7 +93,8 @@ def open_regions(
     if "jitter" in data.augment:
         raise ValueError("--cache holds fixed views of each image: flip and crop are possible, jitter is not.")
     tables = {"train": (train_rows, views_of(data.augment)), "eval": (eval_rows, ("identity",))}
-    accelerator = Accelerator()
+    # the trainer's own, made later, must be of the same precision
+    accelerator = Accelerator(mixed_precision="bf16" if training.bf16 else "fp16" if training.fp16 else "no")
     train_store, eval_store = (
         extract_regions(
             model,

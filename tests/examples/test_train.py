@@ -117,7 +117,7 @@ def test_questions(tmp_path, caption_data):
         "freeze": "all",
         "cache": tmp_path / "c",
     }
-    metrics = run("vqa", output_dir=tmp_path / "run", loss="ce", questions_per_image=2, **options)
+    metrics = run("vqa", "--bf16", output_dir=tmp_path / "run", loss="ce", questions_per_image=2, **options)
     assert 0 <= metrics["eval_exact_match"] <= 100
     assert len(lines_of(tmp_path / "run")) == 4
     more = run("vqa", config=[], init_from=tmp_path / "run", output_dir=tmp_path / "more", backbone=None, **options)
