@@ -39,14 +39,6 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def no_curves():
-    """Runs draw no curves, which would take longer than tiny models train: tests/training/test_journal.py does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("butd_hf.training.journal.draw_curves", lambda *arguments: None)
-        yield
-
-
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     from butd_hf.data.tokenization import train_tokenizer

@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop that all tasks share, and the tasks. Names are imported when first used."""
+"""Training by transformers' Trainer, and the five tasks. Names are imported when first used."""
 
 from importlib import import_module
 from typing import Any
 
 
 EXPORTS = {  # name: the module of this package that defines it
-    "CaptionDataset": "caption_examples",
-    "CaptionStream": "caption_examples",
-    "CaptioningTask": "captioning",
-    "DetectionDataset": "detection",
+    "ButdTrainer": "trainer",
+    "CaptionTask": "captioning",
     "DetectionTask": "detection",
-    "ExampleStream": "example_stream",
-    "LoopArguments": "arguments",
-    "QuestionAnsweringTask": "question_answering",
-    "QuestionDataset": "question_answering",
-    "SceneGraphDataset": "scene_graph",
+    "QuestionTask": "question_answering",
+    "SampleStream": "samples",
+    "SampleTable": "samples",
     "SceneGraphTask": "scene_graph",
-    "SelfCriticalTask": "self_critical",
+    "SelfCriticalTrainer": "self_critical",
     "Task": "task",
-    "TrainingLoop": "loop",
+}
+SUCCESSORS = {  # of names of earlier versions
+    "TrainingLoop": "ButdTrainer",
+    "LoopArguments": "transformers.TrainingArguments",
+    "CaptioningTask": "CaptionTask",
+    "QuestionAnsweringTask": "QuestionTask",
+    "SelfCriticalTask": "SelfCriticalTrainer",
+    **dict.fromkeys(("CaptionDataset", "DetectionDataset", "QuestionDataset", "SceneGraphDataset"), "SampleTable"),
+    **dict.fromkeys(("CaptionStream", "ExampleStream"), "SampleStream"),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name in SUCCESSORS:
+        raise AttributeError(f"{__name__}.{name} is gone; its successor is {SUCCESSORS[name]}")
     if name not in EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{EXPORTS[name]}", __name__), name)

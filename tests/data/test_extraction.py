@@ -18,7 +18,7 @@ from butd_hf.data.given_boxes import GivenBoxes
 from butd_hf.data.region_rows import RegionStoreError
 from butd_hf.data.region_store import RegionStore
 from butd_hf.modeling.regions import ButdRegions
-from butd_hf.training.captioning import collate_regions
+from butd_hf.training.collators import collate_regions
 
 
 @pytest.fixture(scope="module")

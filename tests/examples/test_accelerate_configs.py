@@ -9,9 +9,6 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import DistributedType
-
-from butd_hf.training.loop import require_whole_models
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -35,12 +32,6 @@ def test_accelerate_takes_it(file):
 
 def test_all_are_there():
     assert {file.stem for file in CONFIGS} == set(PROCESSES)
-
-
-def test_the_loop_needs_whole_models():
-    require_whole_models(DistributedType.MULTI_GPU)
-    with pytest.raises(ValueError, match=r"configured for FSDP: take examples/accelerate_configs/eight_gpus_ddp.yaml"):
-        require_whole_models(DistributedType.FSDP)
 
 
 def test_estimate(monkeypatch, capsys):

@@ -72,6 +72,7 @@ def printed(function: Callable, *arguments: Any) -> str:
     return said.getvalue()
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_what_is_pushed(folder, monkeypatch):
     monkeypatch.chdir(folder)
     *_, pushed = (type_in(name) for name in ("before", "train", "after", "push"))
