@@ -9,8 +9,8 @@ from typing import Any, Literal
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
 
 from ..data.answers import TargetForm
-from ..metrics.average_precision import COMMON_BOXES
 from ..inference.relations import GRAPH_MODES
+from ..metrics.average_precision import COMMON_BOXES
 
 
 EVALUATION_SPLITS = ("dev", "val", "validation", "test")

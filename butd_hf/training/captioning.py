@@ -62,7 +62,7 @@ class CaptionTask(Task):
         return [text.strip() for text in texts]
 
     def score(self, predictions: Sequence[str], rows: Sequence[Any]) -> dict[str, float]:
-        return CaptioningMetric().compute(predictions=predictions, references=[row["captions"] for row in rows])
+        return CaptionMetrics().compute(predictions, [row["captions"] for row in rows])
 
     def line(self, prediction: str, row: dict[str, Any]) -> dict[str, Any]:
         return {"image_id": row["image_id"], "prediction": prediction, "references": row["captions"]}

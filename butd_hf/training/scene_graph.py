@@ -10,9 +10,6 @@ from PIL import ImageOps
 from torch import nn
 
 from ..data.transforms import load_image
-from ..metrics.scene_graphs import score_graphs
-from ..modeling.configuration_butd import ButdConfig
-from ..modeling.image_processing_butd import ButdImageProcessor
 from ..inference.relations import (
     GraphExample,
     GraphMode,
@@ -22,6 +19,9 @@ from ..inference.relations import (
     prediction_line,
     triples_of,
 )
+from ..metrics.scene_graphs import score_graphs
+from ..modeling.configuration_butd import ButdConfig
+from ..modeling.image_processing_butd import ButdImageProcessor
 from .task import Task
 
 

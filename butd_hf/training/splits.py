@@ -12,10 +12,9 @@ from transformers import TrainingArguments
 
 from ..data.caption_streams import as_stream_table, is_stream, open_captions
 from ..data.data_errors import require_files
-from ..data.splits import mix, numbered
 from ..data.extraction import extract_regions
 from ..data.region_store import RegionStore
-from ..data.splits import rows_of_split
+from ..data.splits import mix, numbered, rows_of_split
 from ..data.transforms import views_of
 from .arguments import EVALUATION_SPLITS, DataArguments, ModelArguments
 
@@ -59,7 +58,7 @@ def load_splits(
     known = set(table["split"])
     split = options.eval_split or next((name for name in EVALUATION_SPLITS if name in known), None)
     eval_rows = rows_of_split(table, split, source, options.limit)
-    require_files(filter(None, eval_rows["image"]), source, ValueError)
+    require_files(filter(None, eval_rows["image"]), source)
     return mix(sources, options.data_weights, seed), eval_rows
 
 

@@ -2,17 +2,17 @@
 """
 Time the way from a picture to its caption against the model's own backbone:
 
-    python examples/benchmark.py
+    python examples/benchmarks/benchmark.py
 
-    python examples/benchmark.py --model RUN/best --image photo.jpg --rounds 50 --threads 2 --json
+    python examples/benchmarks/benchmark.py --model RUN/best --image photo.jpg --rounds 50 --threads 2 --json
 
 or the way to regions that are learned, beside the backbone's own feature maps and whole detectors of others:
 
-    python examples/benchmark.py --regions --rounds 50 --threads 2
+    python examples/benchmarks/benchmark.py --regions --rounds 50 --threads 2
 
 or the scoring of scene graphs: 5,000 images of 100 objects, every ordered pair of them told with a predicate:
 
-    python examples/benchmark.py --graph_scores
+    python examples/benchmarks/benchmark.py --graph_scores
 
 Everything that is compared takes turns in one process, in an order that changes every round, so that whatever else the
 machine does slows all of it alike. A picture is already decoded; batch 1, greedy search. `caption` is the whole way,
@@ -47,7 +47,7 @@ from butd_hf.modeling.outputs import ButdEncoderOutput
 from butd_hf.modeling.processing_butd import ButdProcessor
 
 
-PHOTO = Path(__file__).parent / "images" / "astronaut.jpg"
+PHOTO = Path(__file__).parents[1] / "images" / "astronaut.jpg"
 WARMUP_ROUNDS = 3
 
 

@@ -71,9 +71,8 @@ class ButdFasterRcnnSelector(nn.Module):
     def __init__(self, config: ButdBottomUpConfig, channels: list[int]):
         super().__init__()
         self.config = config
-        # the backbone's last stage, which describes regions, has twice the channels of its map
-        self.region_size = 2 * channels[-1]
-        self.proposals = ButdFasterRcnnProposals(config, channels[-1])
+        num_channels, self.region_size = channels
+        self.proposals = ButdFasterRcnnProposals(config, num_channels)
         self.head = ButdFasterRcnnHead(config, self.region_size)
 
     def forward(self, feature_maps: FeatureMaps, boxes: torch.Tensor | None = None) -> ButdRegions:

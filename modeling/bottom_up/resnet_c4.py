@@ -67,8 +67,8 @@ class ButdResnetC4(nn.Module):
                 if block.downsample is not None:
                     block.downsample[0].stride = (stride, stride)
         freeze_batch_norm_2d(self)
-        self.channels = [self.layer3[-1].conv3.out_channels]
-        self.region_size = resnet.num_features
+        # of its map, and of what its last stage makes of regions
+        self.channels = [self.layer3[-1].conv3.out_channels, resnet.num_features]
 
     def forward(self, pixel_values: torch.Tensor) -> BackboneOutput:
         """The map of the fourth stage, stride 16, of images of one size."""
