@@ -168,6 +168,8 @@ def test_bottom_up_half_says_what_regions_are():
     meant = torch.stack([shares[..., 2], shares[..., 4], 0 * shares[..., 0], shares[..., 0] + shares[..., 3]], dim=-1)
     mask = outputs.regions.mask
     assert torch.equal(outputs.logits[..., :4].argmax(dim=-1)[mask], meant.argmax(dim=-1)[mask])
+    odds = outputs.regions.saliency.clamp(0.01, 0.99).logit()[..., None]  # that there is an object at all
+    torch.testing.assert_close(outputs.logits[..., :4][mask], (odds + meant.clamp(min=1e-6).log())[mask])
 
 
 @pytest.mark.parametrize(
