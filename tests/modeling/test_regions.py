@@ -4,8 +4,9 @@
 import pytest
 import torch
 
-from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
+from butd_hf.modeling.configuration_butd import ButdBottomUpConfig, ButdTopDownConfig
 from butd_hf.modeling.regions import (
+    ButdBoxEmbedding,
     ButdRegions,
     concatenate_regions,
     pool_regions,
@@ -84,3 +85,11 @@ def test_groups_are_joined_in_order_and_padded():
         assert torch.equal(joined[name][0], groups[1][name][0])
         assert torch.equal(joined[name][1:, :4], groups[0][name])
         assert not joined[name][1:, 4:].any()
+
+
+def test_geometry_of_a_box_is_its_corners_size_and_area():
+    embedding = ButdBoxEmbedding(ButdTopDownConfig(hidden_size=16, num_attention_heads=2))
+    seen = []
+    embedding.measures_proj.register_forward_hook(lambda module, given, output: seen.append(given[0]))
+    embedding(torch.tensor([[[0.1, 0.2, 0.5, 0.4]]]))
+    torch.testing.assert_close(seen[0][0, 0], torch.tensor([0.1, 0.2, 0.5, 0.4, 0.4, 0.2, 0.08]))

@@ -7,6 +7,7 @@ import transformers
 from torchvision.ops import box_convert
 
 from butd_hf import ButdConfig, ButdForSceneGraphGeneration, ButdImageProcessor
+from butd_hf.modeling.regions import ButdRegions
 
 
 TOP_DOWN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -167,6 +168,8 @@ def test_bottom_up_half_says_what_regions_are():
     meant = torch.stack([shares[..., 2], shares[..., 4], 0 * shares[..., 0], shares[..., 0] + shares[..., 3]], dim=-1)
     mask = outputs.regions.mask
     assert torch.equal(outputs.logits[..., :4].argmax(dim=-1)[mask], meant.argmax(dim=-1)[mask])
+    odds = outputs.regions.saliency.clamp(0.01, 0.99).logit()[..., None]  # that there is an object at all
+    torch.testing.assert_close(outputs.logits[..., :4][mask], (odds + meant.clamp(min=1e-6).log())[mask])
 
 
 @pytest.mark.parametrize(
@@ -274,3 +277,14 @@ def test_a_bare_trainer_learns_and_reports_its_loss(tmp_path):
         batches = [collate([data[index] for index in pair]) for pair in ((0, 1), (2, 3))]
         expected = sum(float(model.eval()(**batch).loss) for batch in batches) / 2
     assert logged[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_pairs_score_by_their_selection_corrected_and_missing_ones_not_at_all():
+    model, boxes = build(pair_budget=5), random_boxes(2, 3)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    regions = ButdRegions(boxes=boxes, mask=mask)
+    pairs = model.top_down(regions, torch.tensor([[0, 1, 0], [2, 3, 4]]))
+    assert pairs.pair_mask.sum(dim=1).tolist() == [2, 5]
+    corrected = pairs.selection_logits + model.top_down.related_proj(pairs.last_hidden_state)[..., 0]
+    torch.testing.assert_close(pairs.pair_logits[pairs.pair_mask], corrected[pairs.pair_mask])
+    assert (pairs.pair_logits[~pairs.pair_mask] == -30).all()

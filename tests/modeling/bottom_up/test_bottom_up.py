@@ -110,6 +110,9 @@ def test_windows_that_stand_out_come_first():
     assert regions.saliency[0, 0] == regions.saliency[0, 1]
     torch.testing.assert_close(regions.boxes[0, 1], torch.tensor([0.0, 4 / 6, 2 / 6, 1.0]))
     torch.testing.assert_close(regions.features[0, 1], torch.ones(model.region_size))
+    share = 4 / 36  # of the map; a mean of few cells counts less, by the fourth root of it
+    score = torch.tensor((share * (1 - share)) ** -0.5 * share**0.25)
+    torch.testing.assert_close(regions.saliency[0, 1], score, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

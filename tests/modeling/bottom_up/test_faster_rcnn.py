@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 import butd_hf.modeling.regions
-from butd_hf.modeling.bottom_up import faster_rcnn_proposals
+from butd_hf.modeling.bottom_up import faster_rcnn, faster_rcnn_proposals
 from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
 from butd_hf.modeling.bottom_up.faster_rcnn_proposals import ButdFasterRcnnProposals
 from butd_hf.modeling.bottom_up.faster_rcnn_selection import select_by_best_class, select_by_class
@@ -302,3 +302,14 @@ def test_captions_of_what_the_detector_sees(photo):
     tokens = model.generate(**inputs, max_new_tokens=3)
     assert tokens.shape[0] == 2 and outputs.regions.features.shape[-1] == 64
     assert seen == pytest.approx([1.6] * 4)
+
+
+@torch.no_grad()
+def test_overlaps_are_those_of_the_original_image(monkeypatch):
+    """The pixel that is counted in the size of a box is one of the image before it was resized."""
+    model, seen = bottom_up("caffe"), []
+    monkeypatch.setattr(faster_rcnn, "select_by_class", lambda *given: seen.append(given) or select_by_class(*given))
+    pixels = image_of(96, 120)
+    model(pixels, image_scale=torch.tensor([2.4]))
+    boxes, _ = model.selector.proposals(model.backbone(pixels).feature_maps[0], 96, 120, 2.4)
+    torch.testing.assert_close(seen[0][0], boxes / 2.4)

@@ -42,3 +42,14 @@ def test_no_regions_at_all():
         torch.zeros(1, 1, 2, dtype=torch.long),
     )  # fmt: skip
     assert nothing.isfinite().all()
+
+
+def test_of_two_objects_the_one_that_lies_within_is_nearer():
+    # a subject, a small object inside it, and one of its own size that it half covers
+    boxes = torch.tensor([[[0.0, 0.0, 0.4, 0.4], [0.3, 0.3, 0.4, 0.4], [0.2, 0.0, 0.6, 0.4]]])
+    labels, mask = torch.tensor([[0, 1, 1]]), torch.ones(1, 3, dtype=torch.bool)
+    inside, beside = pair_ranks(boxes, labels, mask, torch.tensor([[[0, 1], [0, 2]]]))[0]
+    assert inside[8:10].tolist() == [0.0, 1.0] and beside[9] == 0
+    # in an image where the first object doesn't exist, the other is the nearest
+    mask[0, 1] = False
+    assert pair_ranks(boxes, labels, mask, torch.tensor([[[0, 2]]]))[0, 0, 8:10].tolist() == [0.0, 1.0]

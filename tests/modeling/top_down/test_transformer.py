@@ -135,7 +135,21 @@ def test_both_kinds_of_cache_do():
 @torch.no_grad()
 def test_the_order_of_regions_does_not_matter():
     decoder = build()
-    regions = some_regions()
+    regions = some_regions(counts=(5, 5))  # without a mask: no word is kept from any of them
     turned = ButdRegions(**{name: regions[name].flip(1) for name in regions})
     states = [decoder(some_tokens(), decoder.encode(given)).last_hidden_state for given in (regions, turned)]
     torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_regions_are_weighed_by_place_and_mixed_by_appearance():
+    """Self-attention written out: geometry is in queries and keys, not in values."""
+    layer = build().region_layers[0]
+    states, geometry = torch.randn(1, NUM_REGIONS, 32), torch.randn(1, NUM_REGIONS, 32)
+    attention, normed = layer.self_attn, layer.self_attn_norm(states)
+    queries, keys = attention.q_proj(normed + geometry), attention.k_proj(normed + geometry)
+    queries, keys, values = (x.unflatten(2, (4, 8)).transpose(1, 2) for x in (queries, keys, attention.v_proj(normed)))
+    weights = (queries @ keys.transpose(2, 3) / 8**0.5).softmax(dim=-1)
+    expected = states + attention.o_proj((weights @ values).transpose(1, 2).flatten(2))
+    expected = expected + layer.feed_forward(layer.feed_forward_norm(expected))
+    torch.testing.assert_close(layer(states, geometry, None), expected, atol=1e-5, rtol=1e-5)
