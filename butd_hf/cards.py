@@ -129,7 +129,7 @@ def write_card(
         name=name,
         task=task,
         classes=by_number(config.get("id2label")),
-        predicates=by_number(config.get("predicate_names") or config.get("id2predicate")),
+        predicates=by_number(config.get("id2predicate")),
         config=config,
         bottom_up=config["bottom_up_config"],
         top_down=config["top_down_config"],

@@ -10,9 +10,9 @@ from faster_coco_eval.core import mask as coco_masks
 from scipy.ndimage import map_coordinates
 
 from butd_hf import ButdImageProcessor
-from butd_hf.inference.objects import box_of, predictions_of, read_objects, run_lengths, run_lengths_of
+from butd_hf.inference.objects import predictions_of, read_objects
 from butd_hf.modeling.outputs import ButdInstanceSegmentationOutput
-from butd_hf.modeling.post_processing import ButdPastedObject, paste_mask
+from butd_hf.modeling.post_processing import paste_mask
 from butd_hf.modeling.regions import ButdRegions
 
 
@@ -35,21 +35,6 @@ def outputs() -> ButdInstanceSegmentationOutput:
         pred_masks=8 * rand(2, 8, 14, 14) - 4,
         regions=ButdRegions(boxes=rand(2, 4, 4), saliency=rand(2, 4), mask=torch.ones(2, 4, dtype=torch.bool)),
     )
-
-
-@pytest.mark.parametrize(
-    ("top", "left", "num_rows", "num_columns"), [(0, 0, 9, 7), (0, 2, 9, 3), (3, 1, 6, 4), (4, 6, 1, 1), (0, 0, 1, 7)]
-)
-@pytest.mark.parametrize("share", [0.3, 0.8, 1.0])
-def test_run_lengths_of_a_part_are_those_of_the_whole(top, left, num_rows, num_columns, share):
-    window = torch.rand(num_rows, num_columns, generator=torch.Generator().manual_seed(1)) <= share
-    window[0, 0] = True
-    found = ButdPastedObject(0, 0.5, window, top, left)
-    whole = np.zeros((9, 7), dtype=bool)
-    whole[found.place] = window.numpy()
-    assert run_lengths_of(found, 9, 7) == run_lengths(whole)
-    rows, columns = whole.nonzero()
-    assert box_of(found) == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
 @pytest.mark.parametrize(

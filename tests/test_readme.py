@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the README shows works as it stands there, on a terminal: a prompt would wait for an answer that never comes."""
+"""What the README shows works as it stands there, on a terminal, where a prompt would wait for an answer."""
 
 import os
 import pty

@@ -121,7 +121,7 @@ def test_saved_checkpoint_says_where_its_code_is(tiny_checkpoint):
     assert config["auto_map"] == {
         "AutoConfig": "configuration_butd.ButdConfig",
         "AutoImageProcessor": "image_processing_butd.ButdImageProcessor",
-        "AutoModelForImageTextToText": "modeling_butd.ButdForConditionalGeneration",
+        "AutoModelForImageTextToText": "modeling_captioning_butd.ButdForConditionalGeneration",
     }
     assert config["custom_pipelines"] == {
         "image-to-text": {"impl": "pipelines_image_to_text.ImageToTextPipeline", "pt": ["AutoModelForImageTextToText"]}

@@ -299,7 +299,7 @@ def forward(bottom_up: nn.Module, inputs: dict[str, torch.Tensor], accelerator: 
     inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
     inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
     with accelerator.autocast():
-        return bottom_up(**inputs)
+        return bottom_up(**inputs).regions
 
 
 def finish(path: Path, fingerprint: dict[str, Any], num_shards: int) -> None:

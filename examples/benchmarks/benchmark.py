@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Time the way from a picture to its caption against the model's own backbone:
+Time the way from a image to its caption against the model's own backbone:
 
     python examples/benchmarks/benchmark.py
 
@@ -10,12 +10,8 @@ or the way to regions that are learned, beside the backbone's own feature maps a
 
     python examples/benchmarks/benchmark.py --regions --rounds 50 --threads 2
 
-or the scoring of scene graphs: 5,000 images of 100 objects, every ordered pair of them told with a predicate:
-
-    python examples/benchmarks/benchmark.py --graph_scores
-
 Everything that is compared takes turns in one process, in an order that changes every round, so that whatever else the
-machine does slows all of it alike. A picture is already decoded; batch 1, greedy search. `caption` is the whole way,
+machine does slows all of it alike. A image is already decoded; batch 1, greedy search. `caption` is the whole way,
 preprocessing and text included, as users walk it; its stages are timed on walks of their own.
 """
 
@@ -28,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision.models.detection as torchvision_detection
 from PIL import Image
@@ -39,7 +34,6 @@ from transformers import HfArgumentParser, RTDetrConfig, RTDetrForObjectDetectio
 from transformers.utils import logging
 
 import butd_hf
-from butd_hf.metrics.graph_recall import GraphRecall
 from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
@@ -56,7 +50,7 @@ class BenchmarkArguments:
     """What is timed, and how often."""
 
     model: str | None = field(default=None, metadata={"help": "Checkpoint; the one inside the package by default."})
-    image: str = field(default=str(PHOTO), metadata={"help": "The picture."})
+    image: str = field(default=str(PHOTO), metadata={"help": "The image."})
     rounds: int = field(default=30, metadata={"help": "How often each row is timed; medians are told."})
     threads: int | None = field(default=None, metadata={"help": "CPU threads; PyTorch's own choice by default."})
     new_tokens: int | None = field(
@@ -65,8 +59,6 @@ class BenchmarkArguments:
     regions: bool = field(default=False, metadata={"help": "Time regions of selector 'rpn' instead of captions."})
     backbone: str = field(default="tf_efficientnet_lite0", metadata={"help": "Of --regions: any timm name."})
     image_size: int = field(default=384, metadata={"help": "Of --regions: height and width, of all that is timed."})
-    graph_scores: bool = field(default=False, metadata={"help": "Time the metric of scene graphs instead."})
-    graph_images: int = field(default=5000, metadata={"help": "Of --graph_scores: how many images are scored."})
     json: bool = field(default=False, metadata={"help": "Print JSON and nothing else."})
 
     def __post_init__(self) -> None:
@@ -107,7 +99,7 @@ def interleave(rows: dict[str, Callable[[], Any]], rounds: int) -> Stopwatch:
 
 
 class PictureToCaption:
-    """The way from a picture to its caption, whole and in stages."""
+    """The way from a image to its caption, whole and in stages."""
 
     def __init__(
         self, model: ButdForConditionalGeneration, processor: ButdProcessor, image: Image.Image, **generation
@@ -120,7 +112,7 @@ class PictureToCaption:
         self.stages = Stopwatch()
 
     def backbone(self) -> None:
-        """What the whole way is measured by: the backbone's forward pass on the prepared picture."""
+        """What the whole way is measured by: the backbone's forward pass on the prepared image."""
         self.model.model.bottom_up.backbone(self.inputs["pixel_values"])
 
     def caption(self) -> str:
@@ -140,7 +132,7 @@ class PictureToCaption:
         with stages.time("selection"):
             regions = bottom_up.selector(seen)
         with stages.time("memory"):
-            memory = top_down.memorize(regions)
+            memory = top_down.encode(regions)
         encoded = ButdEncoderOutput(last_hidden_state=memory.hidden_states, regions=regions, memory=memory)
         with stages.time("decoding"):
             sequences = self.model.generate(encoder_outputs=encoded, **self.generation)
@@ -198,7 +190,7 @@ def show(results: dict[str, Any]) -> None:
     table = Table("", "ms (median)", "times backbone", title_justify="left")
     table.title = f"“{results['caption']}”" if results["caption"] else None
     table.add_row("backbone alone", f"{backbone:.1f}", "1.00")
-    table.add_row("picture → caption", f"{results['caption_ms']:.1f}", f"{results['ratio']:.2f}")
+    table.add_row("image → caption", f"{results['caption_ms']:.1f}", f"{results['ratio']:.2f}")
     table.add_section()
     for stage, milliseconds in results["stages_ms"].items():
         row = f"{stage} ({results['new_tokens']} tokens)" if stage == "decoding" else stage
@@ -219,7 +211,7 @@ def show_setting(results: dict[str, Any], console: Console) -> None:
 
 
 def other_detectors(image_size: int) -> dict[str, nn.Module]:
-    """Detectors of torchvision and transformers with random weights, which take pictures of that size as they are."""
+    """Detectors of torchvision and transformers with random weights, which take images of that size as they are."""
     size = {"min_size": image_size, "max_size": image_size}
     untrained = {"weights": None, "weights_backbone": None, **size}
     # what RT-DETR-R18 (Zhao et al. 2024) changes of RT-DETR-R50, whose values are the defaults
@@ -279,61 +271,19 @@ def show_regions(results: dict[str, Any]) -> None:
     """Prints the results of `run_regions` as a table."""
     table = Table("", "ms (median)", "times feature maps")
     for name, milliseconds in results["milliseconds"].items():
-        label = f"picture → {results['num_regions']} regions" if name == "regions" else name
+        label = f"image → {results['num_regions']} regions" if name == "regions" else name
         table.add_row(label, f"{milliseconds:.1f}", f"{results['ratios'][name]:.2f}")
     console = Console()
     console.print(table)
     show_setting(results, console)
 
 
-def random_graphs(rng: np.random.Generator, num_objects: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A graph with a relation told for every ordered pair of objects, and its reference with 20 relations."""
-    low = rng.random((num_objects, 2)) * 0.7
-    objects = {
-        "labels": rng.integers(0, 150, num_objects),
-        "boxes": np.concatenate([low, low + rng.random((num_objects, 2)) * 0.3], axis=1),
-    }
-    pairs = np.stack(np.nonzero(~np.eye(num_objects, dtype=bool)), axis=1)
-    told = np.concatenate([pairs, rng.integers(0, 50, (len(pairs), 1))], axis=1)
-    annotated = told[rng.choice(len(told), 20, replace=False)]
-    return {**objects, "relations": told, "relation_scores": rng.random(len(told))}, {
-        **objects,
-        "relations": annotated,
-    }
-
-
-def run_graph_scores(arguments: BenchmarkArguments) -> dict[str, Any]:
-    """Times all recalls of scene graphs; fifty random images come again and again, so that they fit into memory."""
-    rng = np.random.default_rng(0)
-    images = [random_graphs(rng, num_objects=100) for _ in range(min(50, arguments.graph_images))]
-    recall = GraphRecall(seen=[(0, 0, 0)])
-    started = time.perf_counter()
-    for number in range(arguments.graph_images):
-        recall.add(*images[number % len(images)])
-    scores = recall.scores()
-    return {
-        "seconds": time.perf_counter() - started,
-        "images": arguments.graph_images,
-        "objects": 100,
-        "relations_told": len(images[0][0]["relations"]),
-        "scores": len(scores),
-    }
-
-
 def main(options: list[str] | None = None) -> None:
     (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses(options)
     logging.disable_progress_bar()
-    if arguments.graph_scores:
-        results = run_graph_scores(arguments)
-    else:
-        results = run_regions(arguments) if arguments.regions else run(arguments)
+    results = run_regions(arguments) if arguments.regions else run(arguments)
     if arguments.json:
         print(json.dumps(results, indent=2))
-    elif arguments.graph_scores:
-        print(
-            f"{results['images']} images of {results['objects']} objects with {results['relations_told']} relations "
-            f"told each: {results['scores']} scores in {results['seconds']:.1f} s"
-        )
     elif arguments.regions:
         show_regions(results)
     else:

@@ -24,7 +24,7 @@ def grapher():
 def test_pipeline_without_a_model(grapher):
     assert grapher.model.name_or_path == butd_hf.default_checkpoint("scene-graph-generation")
     graphs = grapher(PICTURES, batch_size=2)
-    names = set(grapher.model.config.predicate_names.values())
+    names = set(grapher.model.config.id2predicate.values())
     for picture, graph in zip(PICTURES, graphs, strict=True):
         numbers = range(len(graph["objects"]))
         for relation in graph["relations"]:
@@ -41,7 +41,7 @@ def test_what_labels_and_places_say(grapher):
     outputs = model(region_boxes=boxes, region_labels=torch.tensor([labels]))
     (graph,) = grapher.image_processor.post_process_scene_graph_generation(outputs)
     said = {
-        (int(graph["regions"][subject]), model.config.predicate_names[predicate], int(graph["regions"][object_]))
+        (int(graph["regions"][subject]), model.config.id2predicate[predicate], int(graph["regions"][object_]))
         for subject, object_, predicate in graph["relations"][:3].tolist()
     }
     assert (0, "wear", 1) in said and (0, "on", 2) in said

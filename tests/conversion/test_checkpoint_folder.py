@@ -170,5 +170,5 @@ def test_command(tmp_path, kind, monkeypatch):
     assert "--overwrite" in convert(saved(tmp_path, tensors()), code=2).stderr
     unlike = saved(tmp_path, {"x": torch.zeros(1)})
     assert "none of the known kinds" in convert(unlike, "--overwrite", code=1).stderr
-    assert "no file" in convert(unlike, "--overwrite", "--vocabulary", "nothing", code=2).stderr
+    assert "does not exist" in convert(unlike, "--overwrite", "--vocabulary", "nothing", code=2).stderr
     assert (folder / "config.json").is_file()

@@ -12,6 +12,7 @@ from butd_hf.conversion import faster_rcnn_detectron2, faster_rcnn_milvlg
 from butd_hf.conversion.checkpoint_folder import ConversionError, convert_checkpoint
 from butd_hf.conversion.checkpoint_kind import ConversionOptions
 from butd_hf.conversion.faster_rcnn_weights import published_name
+from butd_hf.modeling.bottom_up import faster_rcnn_proposals
 from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.modeling_regions_butd import ButdRegionModel
 
@@ -22,6 +23,12 @@ HEADS = {
     "detectron2": ("cls_embedding", "fc_attr", "attr_score"),
     "milvlg": ("cls_embed", "attr_linear1", "attr_linear2"),
 }
+
+
+@pytest.fixture(autouse=True)
+def narrow_proposals(monkeypatch):
+    """Published detectors propose with 512 channels."""
+    monkeypatch.setattr(faster_rcnn_proposals, "HIDDEN_SIZE", RPN)
 
 
 def published(kind: str, counters: bool = True) -> dict[str, torch.Tensor]:

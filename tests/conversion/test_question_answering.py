@@ -131,7 +131,7 @@ def test_the_folder_is_complete(converted):
     assert config.top_down_config.question_variant == variant
     assert list(config.id2label.values()) == ANSWERS
     assert ModelCard.load(folder / "README.md").data.pipeline_tag == "visual-question-answering"
-    assert (folder / "modeling_question_answering.py").is_file()
+    assert (folder / "modeling_question_answering_butd.py").is_file()
     assert (folder / "pipeline_visual_question_answering.py").is_file()
 
 
@@ -200,5 +200,5 @@ def test_a_bottom_up_half_gives_it_eyes(tmp_path, tiny_checkpoint):
     convert_checkpoint(tmp_path / "model.pth", tmp_path / "converted", options)
     model = butd_hf.ButdForQuestionAnswering.from_pretrained(tmp_path / "converted").eval()
     pixels = torch.randn(1, 3, 64, 64)
-    seen, expected = model.look(pixels), seeing.eval().encode(pixels).regions
+    seen, expected = model.encode_image(pixels).regions, seeing.eval().encode(pixels).regions
     torch.testing.assert_close(seen.features, expected.features)

@@ -189,7 +189,8 @@ def test_given_boxes_are_described_exactly(model, processor, images, tmp_path, b
         if len(pixels):
             inputs = processor(images=path, return_tensors="pt")
             with torch.no_grad():
-                expected = model.model.bottom_up(**inputs, region_boxes=torch.from_numpy(regions.boxes.copy())[None])
+                boxes = torch.from_numpy(regions.boxes.copy())[None]
+                expected = model.model.bottom_up(**inputs, region_boxes=boxes).regions
             assert np.allclose(regions.features, expected.features[0].numpy(), atol=1e-5)
     with pytest.raises(ValueError, match=r"no boxes of 1 of 4 images, such as '3\.png'"):
         extract_regions(model, processor, images[:4], tmp_path / "other", boxes=given, **OPTIONS)

@@ -5,7 +5,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from butd_hf.drawing import draw_objects, save_figure
-from butd_hf.drawing.objects import overlay
+from butd_hf.drawing.boxes import overlay
 
 
 def test_every_object_has_an_outline_and_its_title(tmp_path):

@@ -3,7 +3,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from butd_hf.drawing.regions import apart, draw_regions, tag_corner
+from butd_hf.drawing.boxes import apart, draw_regions, tag_corner
 
 
 LINE = np.full(4, 0.01)

@@ -25,6 +25,9 @@ class Mirrored:
     def random(self):
         return 0.0
 
+    def integers(self, high):
+        return 0
+
     def permutation(self, count):
         return np.arange(count)
 
@@ -90,7 +93,7 @@ def test_questions_are_grouped_mirrored_and_scored(processor, image_paths):
 
 def test_objects_follow_their_image(detection_data):
     rows = load_detections(detection_data)
-    every = ("flip", "crop", "zoom_out", "jitter", "mosaic", "copy_paste")
+    every = ("flip", "crop", "zoom_out", "jitter", "mosaic")
     image_processor = butd_hf.ButdImageProcessor(size={"height": 64, "width": 64})
     task = DetectionTask(image_processor, label_names(rows), masks=True, augmentation=DetectionAugmentation(every))
     samples = SampleTable(rows, task.read, training=True, seed=3)
