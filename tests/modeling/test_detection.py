@@ -179,7 +179,10 @@ def test_needs_the_learned_selector():
 @torch.no_grad()
 def test_outputs_have_their_shapes_and_ranges(model_class):
     model = build(model_class)
+    decoded = []
+    model.top_down.register_forward_hook(lambda module, given, result: decoded.append(result))
     outputs = model(*pictures(), output_attentions=True, output_hidden_states=True)
+    assert torch.equal(outputs.logits[..., :-1], decoded[0].logits[-1])  # of the last layer
     assert outputs.logits.shape == (4, 12, NUM_LABELS + 1) and not outputs.logits[..., -1].any()
     assert outputs.pred_boxes.shape == (4, 12, 4)
     low = outputs.pred_boxes[..., :2] - outputs.pred_boxes[..., 2:] / 2
@@ -207,6 +210,11 @@ def test_losses_are_named_and_weighed():
     torch.testing.assert_close(outputs.loss, total)
     assert all(loss > 0 for loss in outputs.loss_dict.values())
 
+    # the second pass is for training, and attributes that nobody knows count for nothing
+    evaluated = loss_of(build(ButdForInstanceSegmentation, heads), [some_labels(3)]).loss_dict
+    assert not any("many" in name for name in evaluated)
+    unknown = {**some_labels(3), "attribute_labels": torch.full((3,), -1)}
+    assert loss_of(build(ButdForInstanceSegmentation, heads).train(), [unknown]).loss_dict["loss_attribute"] == 0
     plain = build(ButdForObjectDetection, one_to_many=0).train()
     assert not any("many" in name or "mask" in name for name in loss_of(plain, [some_labels(3)]).loss_dict)
 

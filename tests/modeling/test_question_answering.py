@@ -99,6 +99,9 @@ def test_question_and_regions_both_matter(model):
     expected = model(**inputs)
     others = {"input_ids": inputs["input_ids"].roll(1, 0), "attention_mask": inputs["attention_mask"].roll(1, 0)}
     assert (model(**{**inputs, **others}).logits - expected.logits).abs().amax(dim=1).min() > 1e-5
+    words = inputs["input_ids"].clone()
+    words[:, -1] = (words[:, -1] + 1) % 50  # the last one, too, alone
+    assert (model(**{**inputs, "input_ids": words}).logits - expected.logits).abs().amax(dim=1).min() > 1e-5
     features = inputs["region_features"].roll(1, 1)
     features[:, 0] += 1
     assert (model(**{**inputs, "region_features": features}).logits - expected.logits).abs().amax() > 1e-5
@@ -153,8 +156,12 @@ def test_labels_must_fit_the_problem():
 def test_without_regions_only_the_question_counts(model):
     inputs = asked()
     inputs["region_mask"] = torch.zeros_like(inputs["region_mask"])
+    seen = []
+    for hop in getattr(model.top_down, "glimpses", []):
+        hop.register_forward_hook(lambda module, given, output: seen.append(output[1]))
     blind = model(**inputs)
     assert blind.logits.isfinite().all() and not blind.region_attentions.any()
+    assert not any(attended.any() for attended in seen)
     inputs["region_features"] = torch.full_like(inputs["region_features"], float("nan"))
     assert_same(model(**inputs).logits, blind.logits, atol=0)
     none = {name: value[:, :1] for name, value in inputs.items() if name.startswith("region")}

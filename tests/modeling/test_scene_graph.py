@@ -93,6 +93,10 @@ def test_pixels_features_or_labels(appearance):
     ready = model(region_features=classified.regions.features, region_boxes=boxes)
     assert ready.logits.numpy() == pytest.approx(classified.logits.numpy(), abs=1e-4)
     labels = torch.tensor([[0, 1, 2, 3], [4, 4, 0, 0]])
+    missing = model(
+        pixel_values=pixels, region_boxes=boxes, region_mask=torch.arange(4)[None] < torch.tensor([[4], [1]])
+    )
+    assert (missing.logits[1, 1:, :-1] == -30).all() and (missing.region_labels[1, 1:] == 0).all()
     blind = model(region_boxes=boxes, region_labels=labels)
     seeing = model(pixel_values=pixels, region_boxes=boxes, region_labels=labels)
     assert torch.equal(blind.region_labels, labels) and torch.equal(seeing.logits.argmax(dim=-1), labels)
