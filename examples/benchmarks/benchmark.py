@@ -34,6 +34,7 @@ from transformers import HfArgumentParser, RTDetrConfig, RTDetrForObjectDetectio
 from transformers.utils import logging
 
 import butd_hf
+from butd_hf.modeling.bottom_up.backbone import feature_maps
 from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
@@ -127,10 +128,9 @@ class PictureToCaption:
         with stages.time("preprocessing"):
             inputs = self.processor(images=self.image, return_tensors="pt")
         with stages.time("backbone"):
-            learned = bottom_up.config.selector == "rpn"  # which takes the maps as they are
-            seen = (bottom_up.feature_maps if learned else bottom_up.feature_map)(inputs["pixel_values"])
+            maps = feature_maps(bottom_up.backbone, inputs["pixel_values"])
         with stages.time("selection"):
-            regions = bottom_up.selector(seen)
+            regions = bottom_up.selector(maps)
         with stages.time("memory"):
             memory = top_down.encode(regions)
         encoded = ButdEncoderOutput(last_hidden_state=memory.hidden_states, regions=regions, memory=memory)
@@ -241,7 +241,7 @@ def run_regions(arguments: BenchmarkArguments) -> dict[str, Any]:
     pixels = torch.randn(1, 3, arguments.image_size, arguments.image_size)
     last = pixels.contiguous(memory_format=torch.channels_last)
     rows: dict[str, Callable[[], Any]] = {
-        "feature maps": lambda: bottom_up.feature_maps(last),
+        "feature maps": lambda: feature_maps(bottom_up.backbone, last),
         "regions": lambda: bottom_up(last),
     }
     for name, detector in other_detectors(arguments.image_size).items():
@@ -258,7 +258,7 @@ def run_regions(arguments: BenchmarkArguments) -> dict[str, Any]:
             name: statistics.median(whole / part for whole, part in zip(times, own, strict=True))
             for name, times in watch.milliseconds.items()
         },
-        "num_regions": int(bottom_up(last).mask.sum()),
+        "num_regions": int(bottom_up(last).regions.mask.sum()),
         "backbone": arguments.backbone,
         "image_size": [arguments.image_size] * 2,
         "rounds": arguments.rounds,

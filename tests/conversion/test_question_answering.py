@@ -132,7 +132,7 @@ def test_the_folder_is_complete(converted):
     assert list(config.id2label.values()) == ANSWERS
     assert ModelCard.load(folder / "README.md").data.pipeline_tag == "visual-question-answering"
     assert (folder / "modeling_question_answering_butd.py").is_file()
-    assert (folder / "pipeline_visual_question_answering.py").is_file()
+    assert (folder / "pipelines_visual_question_answering.py").is_file()
 
 
 def test_questions_are_cleaned_up_as_the_port_does():

@@ -17,6 +17,7 @@ from butd_hf.data.extraction import extract_regions
 from butd_hf.data.given_boxes import GivenBoxes
 from butd_hf.data.region_rows import RegionStoreError
 from butd_hf.data.region_store import RegionStore
+from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUpOutput
 from butd_hf.modeling.regions import ButdRegions
 from butd_hf.training.collators import collate_regions
 
@@ -189,8 +190,8 @@ def test_given_boxes_are_described_exactly(model, processor, images, tmp_path, b
         if len(pixels):
             inputs = processor(images=path, return_tensors="pt")
             with torch.no_grad():
-                boxes = torch.from_numpy(regions.boxes.copy())[None]
-                expected = model.model.bottom_up(**inputs, region_boxes=boxes).regions
+                placed = torch.from_numpy(regions.boxes.copy())[None]
+                expected = model.model.bottom_up(**inputs, region_boxes=placed).regions
             assert np.allclose(regions.features, expected.features[0].numpy(), atol=1e-5)
     with pytest.raises(ValueError, match=r"no boxes of 1 of 4 images, such as '3\.png'"):
         extract_regions(model, processor, images[:4], tmp_path / "other", boxes=given, **OPTIONS)
@@ -205,13 +206,14 @@ def test_the_published_detector_gets_the_scale(tmp_path, images):
         def forward(self, pixel_values, pixel_mask=None, image_scale=None):
             seen.extend(image_scale.tolist())
             shape = (len(pixel_values), 2)
-            return ButdRegions(
+            regions = ButdRegions(
                 features=torch.ones(*shape, 3),
                 boxes=torch.zeros(*shape, 4),
                 saliency=torch.ones(shape),
                 mask=torch.ones(shape, dtype=torch.bool),
                 class_logits=torch.tensor([0.0, 2.0]).expand(*shape, 2),
             )
+            return ButdBottomUpOutput(regions)
 
     store = extract_regions(Watched(), processor, images[:2], tmp_path / "store", **OPTIONS)
     assert sorted(seen) == pytest.approx([100 / 120, 1.0])

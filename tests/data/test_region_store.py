@@ -16,6 +16,7 @@ from butd_hf.data.extraction import extract_regions
 from butd_hf.data.region_rows import DuplicateImageError, RegionStoreError, StoredRegions, decode_row
 from butd_hf.data.region_store import STORE_FILE, RegionStore
 from butd_hf.data.region_writing import RegionStoreWriter
+from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUpOutput
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 from butd_hf.modeling.regions import ButdRegions
 
@@ -50,7 +51,8 @@ class TinyBottomUp(nn.Module):
         mask = torch.ones(batch_size, width, dtype=torch.bool)
         mask[:, -1] = pixel_values[:, 0, 0, 0] > 0.5
         boxes = torch.rand(batch_size, width, 4)
-        return ButdRegions(features=features, boxes=boxes, saliency=torch.ones(batch_size, width), mask=mask)
+        saliency = torch.ones(batch_size, width)
+        return ButdBottomUpOutput(ButdRegions(features=features, boxes=boxes, saliency=saliency, mask=mask))
 
 
 @pytest.fixture

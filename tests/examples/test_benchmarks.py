@@ -72,9 +72,11 @@ def test_embedding_halves_the_weights_and_leaves_the_code_out(tiny_checkpoint, t
     spec = importlib.util.spec_from_file_location("embed_example", EXAMPLE.with_name("embed_checkpoint.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.embed(tiny_checkpoint, tmp_path / "embedded")
+    module.embed(Path(tiny_checkpoint), tmp_path / "embedded")
     names = {file.name for file in (tmp_path / "embedded").iterdir()}
     assert {"config.json", "model.safetensors"} <= names and not any(name.endswith(".py") for name in names)
     assert "auto_map" not in json.loads((tmp_path / "embedded" / "config.json").read_text())
-    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "embedded", tiny_checkpoint)]
+    sizes = [
+        (folder / "model.safetensors").stat().st_size for folder in (tmp_path / "embedded", Path(tiny_checkpoint))
+    ]
     assert sizes[0] < 0.6 * sizes[1]

@@ -64,4 +64,4 @@ def test_two_killed_processes_give_the_bytes_that_one_gives(photos, tiny_checkpo
     for name, written in done.items():
         shard = tmp_path / "two" / name.removesuffix(".json")
         assert shard.stat().st_mtime_ns <= written  # not written a second time
-    assert log.read_text().count("regions of 60 pictures") == 1  # said by one of them
+    assert log.read_text().count("regions of 60 images") == 1  # said by one of them

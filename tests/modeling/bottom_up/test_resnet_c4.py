@@ -106,7 +106,7 @@ def test_regions_go_through_a_dilated_last_stage():
     model = tiny()
     feature_map = model(torch.randn(1, 3, 78, 100)).feature_maps[0]
     found = model.describe(feature_map, BOXES)
-    assert found.shape == (4, model.region_size) == (4, 64)
+    assert found.shape == (4, model.channels[-1]) == (4, 64)
     pooled = torch.stack([max_pooled(feature_map, box) for box in BOXES.tolist()])
     state = model.state_dict()
     expected = block(state, "layer4.1", block(state, "layer4.0", pooled, 1, 2), 1, 2).mean(dim=(2, 3))
@@ -118,7 +118,7 @@ def test_any_depth(depth, blocks):
     with torch.device("meta"):
         model = ButdResnetC4(ButdBottomUpConfig(selector="faster_rcnn_c4", backbone=f"resnet{depth}"))
     assert (len(model.layer1), len(model.layer2), len(model.layer3), len(model.layer4)) == blocks
-    assert model.channels == [1024] and model.region_size == 2048
+    assert model.channels == [1024, 2048]
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50d", "seresnet50", "test_efficientnet"])
