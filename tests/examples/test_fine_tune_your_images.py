@@ -20,7 +20,7 @@ from butd_hf.cli import app
 
 
 ROOT = Path(__file__).parents[2]
-TUTORIAL = (ROOT / "examples" / "fine_tune_your_pictures.md").read_text()
+TUTORIAL = (ROOT / "examples" / "fine_tune_your_images.md").read_text()
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}
 
 
@@ -28,18 +28,18 @@ COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}
 def folder(tmp_path_factory):
     """A folder to work in, with twelve pictures and half as many that are kept for the evaluation."""
     folder = tmp_path_factory.mktemp("tutorial")
-    (folder / "my_pictures").mkdir()
+    (folder / "my_images").mkdir()
     (folder / "examples").symlink_to(ROOT / "examples")
     lines = []
     for index in range(18):
         name = list(COLOURS)[index % 3]
         noise = np.random.default_rng(index).integers(-30, 30, (64, 96, 3))
         Image.fromarray((noise + COLOURS[name]).clip(0, 255).astype(np.uint8)).save(
-            folder / "my_pictures" / f"{index}.png"
+            folder / "my_images" / f"{index}.png"
         )
         split = "train" if index < 12 else "dev"
         lines.append({"file_name": f"{index}.png", "text": f"a {name} wall in the light", "split": split})
-    (folder / "my_pictures" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "my_images" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
@@ -80,5 +80,5 @@ def test_from_a_folder_to_what_is_pushed(folder, monkeypatch):
     assert before["num_images"] == after["num_images"] == 6
     assert after["metrics"]["cider"] > before["metrics"]["cider"]
     card = (folder / "to_upload" / "README.md").read_text()
-    assert "12 images with 12 captions" in card and "my_pictures" in card
+    assert "12 images with 12 captions" in card and "my_images" in card
     assert (folder / "to_upload" / "model.safetensors").is_file() and "nothing was uploaded" in pushed
