@@ -166,7 +166,6 @@ class DetectionArguments:
     """Of detection and segmentation."""
 
     mosaic: float = field(default=0.5, metadata={"help": "Share of mosaics, if --augment has them."})
-    copy_paste: float = field(default=0.5, metadata={"help": "Share of images that objects are pasted into."})
     common: int = field(default=COMMON_BOXES, metadata={"help": "Boxes a class needs to count for ..._ap50_common."})
 
 

@@ -58,7 +58,7 @@ class DetectionTask(Task):
         self.names = list(names)
         self.masks = masks
         self.label_masks = masks or region_masks
-        self.read_masks = self.label_masks or (augmentation is not None and augmentation.needs_masks)
+        self.read_masks = self.label_masks
         self.common = common
         self.augmentation = augmentation
         self.image_size = max(dict(processor.size).values())  # longest side that images are read at, and of mosaics
@@ -138,7 +138,7 @@ def train(model_class: type, **defaults: Any) -> dict[str, float]:
     config.bottom_up_config.num_region_labels = len(names)
     config.id2label, config.label2id = dict(enumerate(names)), {name: label for label, name in enumerate(names)}
     model = build_model(options, model_class, config, whole=False)  # heads of other classes, or masks, begin anew
-    augmentation = DetectionAugmentation(tuple(data.augment), own.mosaic, own.copy_paste) if data.augment else None
+    augmentation = DetectionAugmentation(tuple(data.augment), own.mosaic) if data.augment else None
     task = DetectionTask(
         processor,
         names,
