@@ -211,15 +211,16 @@ class ButdRecurrentDecoder(nn.Module):
         self,
         input_ids: torch.Tensor | None,
         memory: ButdMemory,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        *,
         inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
         use_cache: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **kwargs,
     ) -> ButdTopDownOutput:
-        """`position_ids` say nothing to a decoder that reads word by word."""
+        """Not used: `position_ids`, by a decoder that reads word by word."""
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (num_texts, length, embedding_size)
         num_texts, length, _ = inputs_embeds.shape
