@@ -6,7 +6,7 @@ from typing import Any
 
 from .bleu import Bleu, bleu
 from .captioning import CaptionMetrics
-from .cider import Cider, CiderD, DocumentFrequencies
+from .cider import Cider, CiderD
 from .meteor import MeteorUnavailableError, meteor, meteor_unavailable_reason
 from .rouge import rouge_l
 from .tokenizer import tokenize, tokenize_captions
@@ -28,7 +28,6 @@ __all__ = [
     "Cider",
     "CiderD",
     "DetectionMetric",
-    "DocumentFrequencies",
     "MeteorUnavailableError",
     "RegionRecallMetric",
     "SceneGraphMetric",

@@ -49,20 +49,15 @@ def average_precision(
     check_detections(predictions, references, len(names), masks)
     images, annotations, detections = [], [], []
     for number, (prediction, reference) in enumerate(zip(predictions, references, strict=True), start=1):
-        height, width = size = [int(side) for side in reference["size"]]
+        height, width = (int(side) for side in reference["size"])
         images.append({"id": number, "height": height, "width": width})
-        count = len(reference["boxes"])
-        drawn = (masks and reference.get("masks")) or [None] * count
-        crowds = reference.get("iscrowd") or [0] * count
-        for box, label, crowd, mask in zip(reference["boxes"], reference["labels"], crowds, drawn, strict=True):
-            entry = coco_entry(box, label, number, mask, size)
-            ignored = int(bool(crowd) or (masks and mask is None))
-            area = entry["bbox"][2] * entry["bbox"][3]
-            annotations.append({**entry, "id": len(annotations) + 1, "iscrowd": ignored, "area": area})
-        shapes = prediction["masks"] if masks else [None] * len(prediction["boxes"])
-        detected = zip(prediction["boxes"], prediction["labels"], shapes, prediction["scores"], strict=True)
-        for box, label, mask, score in detected:
-            detections.append({**coco_entry(box, label, number, mask, size), "score": float(score)})
+        crowds = reference.get("iscrowd") or [0] * len(reference["boxes"])
+        for entry, crowd in zip(coco_entries(reference, number, (height, width), masks), crowds, strict=True):
+            ignored = int(bool(crowd) or (masks and isinstance(entry["segmentation"], list)))
+            annotations.append({**entry, "id": len(annotations) + 1, "iscrowd": ignored})
+        entries = coco_entries(prediction, number, (height, width), masks)
+        scored = zip(entries, prediction["scores"], strict=True)
+        detections += [{**entry, "score": float(score)} for entry, score in scored]
 
     categories = [{"id": label, "name": name} for label, name in enumerate(names)]
     truth = COCO({"images": images, "annotations": annotations, "categories": categories})
@@ -94,14 +89,18 @@ def mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def coco_entry(box: Sequence[float], label: int, image: int, mask: str | None, size: list[int]) -> dict[str, Any]:
-    """A box and its mask as COCO writes them; the mask of the whole box if there is none."""
-    left, top, right, bottom = (float(value) for value in box)
-    shape: Any = [[left, top, right, top, right, bottom, left, bottom]]
-    if mask is not None:
-        shape = {"size": size, "counts": mask}
-    bbox = [left, top, max(right - left, 0.0), max(bottom - top, 0.0)]
-    return {"image_id": image, "category_id": int(label), "bbox": bbox, "segmentation": shape}
+def coco_entries(objects: Mapping[str, Any], image: int, size: tuple[int, int], masks: bool) -> list[dict[str, Any]]:
+    """Boxes of an image and their masks as COCO writes them; the mask of the whole box if there is none."""
+    shapes = (masks and objects.get("masks")) or [None] * len(objects["boxes"])
+    entries = []
+    for box, label, mask in zip(objects["boxes"], objects["labels"], shapes, strict=True):
+        left, top, right, bottom = (float(value) for value in box)
+        width, height = max(right - left, 0.0), max(bottom - top, 0.0)
+        outline = [[left, top, right, top, right, bottom, left, bottom]]
+        shape = outline if mask is None else {"size": list(size), "counts": mask}
+        entry = {"image_id": image, "category_id": int(label), "bbox": [left, top, width, height]}
+        entries.append({**entry, "segmentation": shape, "area": width * height})
+    return entries
 
 
 def check_detections(

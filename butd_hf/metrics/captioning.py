@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .bleu import bleu
-from .cider import Cider, CiderD, DocumentFrequencies
+from .cider import Cider, CiderD
 from .inputs import check_captions
 from .meteor import meteor, meteor_unavailable_reason
 from .rouge import rouge_l
@@ -28,7 +28,6 @@ class CaptionMetrics:
 
     tokenize: bool = True  # False for captions that already are lowercase tokens separated by spaces
     meteor: bool | None = False  # True insists, None computes it where it can; its Java program takes 10 s to start
-    document_frequencies: DocumentFrequencies | None = None  # for CIDEr; None counts over the references given
 
     def compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """Scores one caption per image against that image's references.
@@ -51,9 +50,8 @@ class CaptionMetrics:
             references = [tokenize_captions(captions) for captions in references]
         scores = {f"bleu_{order}": score for order, score in enumerate(bleu(predictions, references).corpus, start=1)}
         scores["rouge_l"] = rouge_l(predictions, references).mean()
-        cider_d = CiderD(references, self.document_frequencies)
-        scores["cider"] = cider_d.score(predictions).mean()
-        scores["cider_original"] = Cider(references, cider_d.document_frequencies).score(predictions).mean()
+        scores["cider"] = CiderD(references).score(predictions).mean()
+        scores["cider_original"] = Cider(references).score(predictions).mean()
         reason = None if self.meteor is not None else meteor_unavailable_reason()
         if reason:
             logger.info("no METEOR: %s", reason)

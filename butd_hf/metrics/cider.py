@@ -12,8 +12,7 @@ long for a table, and counts document frequencies anew in every batch of rewards
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,23 +25,6 @@ from .inputs import check_references
 MAX_ORDER = 4  # the paper's N
 SIGMA = 6.0  # width of the Gaussian over the difference in length, in words
 MAX_CACHED_IMAGES = 50_000  # whose reference vectors are kept, about 20 kB each with five captions
-
-
-@dataclass(frozen=True)
-class DocumentFrequencies:
-    """In how many images' references each n-gram occurs."""
-
-    counts: Mapping[Ngram, int]
-    num_documents: int  # images counted
-
-    @classmethod
-    def from_references(cls, references: Iterable[Sequence[str]]) -> "DocumentFrequencies":
-        """Counts over images, each with its references, their tokens separated by spaces."""
-        documents = list(references)
-        counts: Counter[Ngram] = Counter()
-        for captions in documents:
-            counts.update({ngram for caption in captions for ngram in count_ngrams(caption.split(), MAX_ORDER)})
-        return cls(counts, len(documents))
 
 
 Postings = tuple[tuple[int, int], ...]  # of an n-gram the references of an image that have it, and how often
@@ -65,28 +47,20 @@ class Cider:
     Args:
         references: each image's captions, tokens separated by spaces (`tokenize_captions`), by image id or, for a
             list, by position.
-        document_frequencies: counted elsewhere, for instance over a larger set; `None` counts over `references`.
     """
 
-    def __init__(
-        self,
-        references: Mapping[Hashable, Sequence[str]] | Sequence[Sequence[str]],
-        document_frequencies: DocumentFrequencies | None = None,
-    ) -> None:
+    def __init__(self, references: Mapping[Hashable, Sequence[str]] | Sequence[Sequence[str]]) -> None:
         self._references = dict(references if isinstance(references, Mapping) else enumerate(references))
         if not self._references:
             raise ValueError("references is empty: expected at least one image")
         for image, captions in self._references.items():
             check_references(f"references[{image!r}]", captions)
-        if document_frequencies is None:
-            document_frequencies = DocumentFrequencies.from_references(self._references.values())
-        self.document_frequencies = document_frequencies
-        num_documents = document_frequencies.num_documents
-        largest = max(document_frequencies.counts.values(), default=0)
-        if largest > num_documents:
-            raise ValueError(f"document_frequencies: an n-gram occurs in {largest} of {num_documents} documents")
+        self._frequencies: Counter[Ngram] = Counter()  # in how many images' references each n-gram occurs
+        for captions in self._references.values():
+            self._frequencies.update({gram for text in captions for gram in count_ngrams(text.split(), MAX_ORDER)})
         # by document frequency; an n-gram of no reference counts as one of a single image
-        self._idf = [math.log(max(num_documents, 1)) - math.log(max(count, 1)) for count in range(largest + 1)]
+        log_num_documents = math.log(len(self._references))
+        self._idf = [log_num_documents - math.log(max(count, 1)) for count in range(len(self._references) + 1)]
         # nearly all postings are alike (once, in one reference): one object for all halves the time
         self._postings: dict[Postings, Postings] = {}
         self._vectors = lru_cache(MAX_CACHED_IMAGES)(self._reference_vectors)
@@ -116,12 +90,11 @@ class Cider:
                 f"candidates must be str, got {type(candidate).__name__} for image {image!r}: {candidate!r}"
             )
         references, words = self._vectors(image), candidate.split()
-        frequencies = self.document_frequencies.counts
         squares = [0.0] * MAX_ORDER
         products = [[0.0] * MAX_ORDER for _ in references.lengths]
         for ngram, count in count_ngrams(words, MAX_ORDER).items():
             order = len(ngram) - 1
-            squared_idf = self._idf[frequencies.get(ngram, 0)] ** 2
+            squared_idf = self._idf[self._frequencies.get(ngram, 0)] ** 2
             squares[order] += count * count * squared_idf
             for reference, reference_count in references.counts.get(ngram, ()):
                 products[reference][order] += self._product(count, reference_count) * squared_idf
@@ -138,7 +111,7 @@ class Cider:
         for reference, caption in enumerate(self._references[image]):
             words, squares = caption.split(), [0.0] * MAX_ORDER
             for ngram, count in count_ngrams(words, MAX_ORDER).items():
-                squares[len(ngram) - 1] += (count * self._idf[self.document_frequencies.counts.get(ngram, 0)]) ** 2
+                squares[len(ngram) - 1] += (count * self._idf[self._frequencies.get(ngram, 0)]) ** 2
                 postings = (*vectors.counts.get(ngram, ()), (reference, count))
                 vectors.counts[ngram] = self._postings.setdefault(postings, postings)
             vectors.inverse_norms.append(_inverse_norms(squares))

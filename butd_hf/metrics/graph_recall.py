@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recalls of scene graphs, image by image and vectorised."""
+"""At which rank the annotated relations of one image are found, vectorised."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,125 +11,41 @@ CUTOFFS = (20, 50, 100)  # relations per image that count, as the field reports 
 SAME_OBJECT = 0.5  # intersection over union from which two boxes are the same object
 FEW_MORE = 4  # times as many relations as count are sorted first
 NEVER = np.iinfo(np.int64).max  # rank of a relation that was not predicted
-MEASURES = ("recall", "mean_recall", "ng_recall", "zero_shot_recall", "f")
 
 
-class GraphRecall:
+def relation_ranks(
+    prediction: Mapping[str, Any], reference: Mapping[str, Any], *, name: str, overlap: float, most: int
+) -> tuple[np.ndarray, np.ndarray]:
     """
-    Recalls of scene graphs.
-
-    A relation is found at rank K if the Kth best of its image has its subject's label, predicate and object's label,
-    and both boxes overlap those annotated by half (Lu et al. 2016; Xu et al. 2017). A predicted relation may match
-    several annotated ones, as with the usual evaluation of Visual Genome; that of VRD (Lu et al. 2016) lets it match
-    one. Overlaps are of continuous boxes; the usual evaluation counts a pixel more. Of equal scores those with the
-    lower subject, then object, then predicate come first. Repetitions count once, and relations of an object to itself
-    not at all, on both sides. Images without predictions count; those without annotated relations don't.
+    Ranks from 0 of the annotated relations of an image; arguments as in `score_graphs`.
 
     Args:
-        seen: Subject label, predicate and object label of the training data: the others are zero-shot.
-        match: `"overlap"`, or `"place"` where the objects are those annotated, in their order: each is then itself
-            and no other of the same label that overlaps it. Overlap is what published figures use, PredCls included.
-        overlap: From which boxes match.
-        cutoffs: Numbers of relations per image that count.
+        name: Of the image in errors, such as `"[3]"`.
+        most: Relations that count.
+
+    Returns:
+        Labels of subject, predicate and object (num_relations, 3), each relation once, and ranks (num_relations, 2)
+        among the best predicates of all pairs and among all relations, `NEVER` if it is not found.
 
     Raises:
-        ValueError: An argument is none of the possible ones.
+        ValueError: Shapes don't fit, an object isn't there, or a score is not a number.
     """
-
-    def __init__(
-        self,
-        *,
-        seen: Iterable[Sequence[int]] | None = None,
-        match: Literal["overlap", "place"] = "overlap",
-        overlap: float = SAME_OBJECT,
-        cutoffs: Sequence[int] = CUTOFFS,
-    ):
-        if match not in ("overlap", "place"):
-            raise ValueError(f"match must be 'overlap' or 'place', got {match!r}.")
-        if not cutoffs or min(cutoffs) < 1:
-            raise ValueError(f"cutoffs must be positive numbers, got {cutoffs!r}.")
-        self.seen = None if seen is None else {tuple(map(int, triple)) for triple in seen}
-        self.match = match
-        self.overlap = overlap
-        self.cutoffs = tuple(cutoffs)
-        self.num_images = 0
-        self.ranks: list[np.ndarray] = []  # each (num_relations, 5): image, predicate, both ranks, zero-shot
-
-    def add(self, prediction: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
-        """
-        Adds an image.
-
-        Args:
-            prediction: `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1`, `relations` (r, 3) as subject, object and
-                predicate, and `relation_scores` (r,). Recall without graph constraint wants all predicates of each
-                pair among the relations; with the best of each only, it is the same as with constraint.
-            reference: `labels`, `boxes` in the same unit, and `relations`.
-
-        Raises:
-            ValueError: Shapes don't fit, an object isn't there, or a score is not a number.
-        """
-        image, self.num_images = self.num_images, self.num_images + 1
-        labels, boxes, relations = checked(reference, f"references[{image}]")
-        own_labels, own_boxes, predicted = checked(prediction, f"predictions[{image}]")
-        scores = checked_scores(prediction, len(predicted), f"predictions[{image}]")
-        relations = np.unique(relations[relations[:, 0] != relations[:, 1]], axis=0)
-        if len(relations) == 0:
-            return
-        if self.match == "place" and len(own_labels) != len(labels):
-            raise ValueError(
-                f"predictions[{image}] has {len(own_labels)} objects, expected the {len(labels)} of its reference "
-                "because match='place'."
-            )
-        predicted, of_pair = best_first(predicted, scores, max(self.cutoffs))
-        triples = np.stack([labels[relations[:, 0]], relations[:, 2], labels[relations[:, 1]]], axis=1)
-        own_triples = np.stack([own_labels[predicted[:, 0]], predicted[:, 2], own_labels[predicted[:, 1]]], axis=1)
-        rows, columns = np.nonzero((triples[:, None] == own_triples).all(axis=2))  # where all three names agree
-        annotated, candidates = relations[rows, :2], predicted[columns, :2]  # (num_agreeing, 2): subject and object
-        if self.match == "place":
-            right = (annotated == candidates).all(axis=1)
-        else:
-            right = (overlaps(boxes[annotated], own_boxes[candidates]) >= self.overlap).all(axis=1)
-        rows, columns = rows[right], columns[right]
-        ranks = np.full((2, len(relations)), NEVER)
-        constrained = np.where(of_pair, np.cumsum(of_pair) - 1, NEVER)  # (num_predicted,)
-        np.minimum.at(ranks[0], rows, constrained[columns])
-        np.minimum.at(ranks[1], rows, columns)
-        new = [self.seen is not None and tuple(triple) not in self.seen for triple in triples.tolist()]
-        entries = [np.full(len(relations), image), relations[:, 2], *ranks, np.array(new, dtype=np.int64)]
-        self.ranks.append(np.stack(entries, axis=1))
-
-    def scores(self, predicates: Sequence[str] | None = None) -> dict[str, float]:
-        """
-        Recalls in 0..100, each `<measure>_<K>_<average>`; none if no image has an annotated relation.
-
-        Measures are `recall` (R@K, with graph constraint: the best predicate of each pair), `mean_recall` (mR@K, the
-        mean over the predicates that are annotated), `ng_recall` (ng-R@K, without graph constraint),
-        `zero_shot_recall` (of triples that training never saw, if there are any) and `f` (F@K, the harmonic mean of R
-        and mR). Averages are over `triples`, as with VRD (Lu et al. 2016), or over `images` that have some, as with
-        Visual Genome (Xu et al. 2017). With the names of `predicates` also the `recall_<K>_predicate_<name>` of each
-        annotated one, over its triples.
-        """
-        if not self.ranks:
-            return {}
-        image, predicate, constrained, free, new = np.concatenate(self.ranks).T
-        unseen, scores = new.astype(bool), {}
-        for average, group in (("triples", np.zeros_like(image)), ("images", image)):
-            found: dict[tuple[str, int], float] = {}
-            for cutoff in self.cutoffs:
-                hits = constrained < cutoff
-                found["recall", cutoff] = recall = mean_of_groups(hits, group)
-                found["mean_recall", cutoff] = mean = mean_recall(hits, predicate, group)
-                found["ng_recall", cutoff] = mean_of_groups(free < cutoff, group)
-                if unseen.any():
-                    found["zero_shot_recall", cutoff] = mean_of_groups(hits[unseen], group[unseen])
-                found["f", cutoff] = 2 * recall * mean / (recall + mean) if recall + mean > 0 else 0.0
-            for measure, cutoff in sorted(found, key=lambda key: (MEASURES.index(key[0]), key[1])):
-                scores[f"{measure}_{cutoff}_{average}"] = 100 * found[measure, cutoff]
-        for number in np.unique(predicate).tolist() if predicates is not None else ():
-            for cutoff in self.cutoffs:
-                share = (constrained[predicate == number] < cutoff).mean()
-                scores[f"recall_{cutoff}_predicate_{predicates[number]}"] = 100 * float(share)
-        return scores
+    labels, boxes, relations = checked(reference, f"references{name}")
+    own_labels, own_boxes, predicted = checked(prediction, f"predictions{name}")
+    scores = checked_scores(prediction, len(predicted), f"predictions{name}")
+    relations = np.unique(relations[relations[:, 0] != relations[:, 1]], axis=0)
+    predicted, of_pair = best_first(predicted, scores, most)
+    triples = np.stack([labels[relations[:, 0]], relations[:, 2], labels[relations[:, 1]]], axis=1)
+    own_triples = np.stack([own_labels[predicted[:, 0]], predicted[:, 2], own_labels[predicted[:, 1]]], axis=1)
+    rows, columns = np.nonzero((triples[:, None] == own_triples).all(axis=2))  # where all three names agree
+    annotated, candidates = relations[rows, :2], predicted[columns, :2]  # (num_agreeing, 2): subject and object
+    right = (overlaps(boxes[annotated], own_boxes[candidates]) >= overlap).all(axis=1)
+    rows, columns = rows[right], columns[right]
+    ranks = np.full((len(relations), 2), NEVER)
+    constrained = np.where(of_pair, np.cumsum(of_pair) - 1, NEVER)  # (num_predicted,)
+    np.minimum.at(ranks[:, 0], rows, constrained[columns])
+    np.minimum.at(ranks[:, 1], rows, columns)
+    return triples, ranks
 
 
 def checked(graph: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -197,19 +113,3 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     union = sum((each[..., 2:] - each[..., :2]).clip(min=0).prod(axis=-1) for each in (boxes, others)) - shared
     equal = (boxes == others).all(axis=-1)
     return np.where(union > 0, shared / np.where(union > 0, union, 1), equal)
-
-
-def mean_of_groups(hits: np.ndarray, group: np.ndarray) -> float:
-    """The mean over groups of the share of hits in each."""
-    _, member = np.unique(group, return_inverse=True)
-    return float((np.bincount(member, weights=hits) / np.bincount(member)).mean())
-
-
-def mean_recall(hits: np.ndarray, predicate: np.ndarray, group: np.ndarray) -> float:
-    """The mean over predicates of the mean over groups that have it of the share of hits among its relations."""
-    return float(
-        np.mean([mean_of_groups(hits[rows], group[rows]) for rows in predicate == np.unique(predicate)[:, None]])
-    )
-
-
-__all__ = ["CUTOFFS", "SAME_OBJECT", "GraphRecall"]

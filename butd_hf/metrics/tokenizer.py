@@ -98,14 +98,10 @@ def _either_case(words: str, *, lower: bool = True, upper: bool = True) -> str:
     return "|".join(sorted(set(words.split())))
 
 
-_ABBREVIATION = "|".join(
-    [
-        _either_case(_ABBREVIATIONS),
-        _either_case(_CAPITAL_ABBREVIATIONS, lower=False),
-        _either_case(_UNSHOUTED_ABBREVIATIONS, upper=False),
-    ]
+_ABBREVIATION = (
+    f"{_either_case(_ABBREVIATIONS)}|{_either_case(_CAPITAL_ABBREVIATIONS, lower=False)}|"
+    f"{_either_case(_UNSHOUTED_ABBREVIATIONS, upper=False)}"
 )
-
 _SENTENCE_STARTS = _either_case(_STARTS, lower=False)
 
 # Group 1 is the token; what a rule matches behind it is context, which counts for the length but is not consumed.
@@ -208,10 +204,7 @@ def tokenize_captions(captions: Iterable[str]) -> list[str]:
 def _append_word(tokens: list[str], word: str) -> None:
     """Appends a lowercase word, in two parts if it is one of the `ASSIMILATIONS`."""
     split = ASSIMILATIONS.get(word)
-    if split is None:
-        tokens.append(word)
-    else:
-        tokens += [word[:split], word[split:]]
+    tokens += [word] if split is None else [word[:split], word[split:]]
 
 
 def _spell(token: str) -> str:
@@ -226,11 +219,8 @@ def _spell(token: str) -> str:
 def _append_longest(tokens: list[str], text: str, position: int) -> int:
     """Appends the token that starts at `position`, if any is left of it, and returns where the next one starts."""
     rules = _COMPILED_WORD_RULES if _WORD_START.match(text, position) else _COMPILED_OTHER_RULES
-    longest = None
-    for rule in rules:
-        match = rule.match(text, position)
-        if match and (longest is None or match.end() > longest.end()):
-            longest = match
+    matches = [match for rule in rules if (match := rule.match(text, position))]
+    longest = max(matches, key=re.Match.end, default=None)  # the first of equally long ones
     if longest is None:  # emoji and other characters unknown to the original are dropped
         return position + 1
     token = longest[1].lower()

@@ -18,11 +18,12 @@ FIRST, SECOND = [10, 10, 40, 40], [45, 5, 75, 55]
 
 
 def reference(boxes, labels, **fields):
+    number = len(boxes)
     return {
         "boxes": boxes,
         "labels": labels,
-        "iscrowd": [0] * len(boxes),
-        "masks": [None] * len(boxes),
+        "iscrowd": [0] * number,
+        "masks": [None] * number,
         "size": SIZE,
         **fields,
     }
@@ -65,7 +66,7 @@ def test_common_classes_have_enough_boxes():
     assert math.isnan(average_precision(found, truth, names=NAMES, common=4)["box_ap50_common"])
 
 
-def test_nothing_to_find_and_nothing_found():
+def test_no_objects_and_no_detections():
     nothing = average_precision([prediction([FIRST], [0])], [reference([], [])], names=NAMES)
     assert math.isnan(nothing["box_ap50"])
     missed = average_precision([prediction([], [])], [reference([FIRST], [0])], names=NAMES)
@@ -95,7 +96,7 @@ def test_500_objects_in_an_image():
         [prediction(boxes, [0] * len(boxes))], [reference(boxes, [0] * len(boxes))], names=NAMES
     )
     assert len(boxes) == 500
-    assert scores["box_ap50"] == pytest.approx(20, abs=1)  # COCO looks at the best 100
+    assert scores["box_ap50"] == pytest.approx(20, abs=1)  # COCO counts the best 100
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_metric_behind_evaluate_gives_the_same(tmp_path):
     assert scores["mask_ap50"] == average_precision(found, truth, names=NAMES, masks=True)["mask_ap50"]
 
 
-def test_recall_counts_objects_not_images(tmp_path):
+def test_region_recall_counts_objects_not_images(tmp_path):
     truth = [reference([FIRST, SECOND], [0, 1]), reference([FIRST], [0]), reference([], [])]
     regions = [[FIRST], [SECOND, FIRST], [FIRST]]
     assert region_recall(regions, truth) == pytest.approx(200 / 3)
