@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configurations of accelerate, and the estimate that goes with them."""
+"""The configurations of accelerate."""
 
-import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -41,16 +38,3 @@ def test_the_loop_needs_whole_models():
     require_whole_models(DistributedType.MULTI_GPU)
     with pytest.raises(ValueError, match=r"configured for FSDP: take examples/accelerate_configs/eight_gpus_ddp.yaml"):
         require_whole_models(DistributedType.FSDP)
-
-
-def test_estimate(monkeypatch, capsys):
-    options = ["--backbone", "test_efficientnet", "--image_size", "64", "--gpus", "1", "8", "--efficiency", "1"]
-    monkeypatch.setattr(sys, "argv", ["estimate_training.py", *options, "--json"])
-    runpy.run_path(str(EXAMPLES / "estimate_training.py"), run_name="__main__")
-    rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == 10
-    for one, eight in zip(rows[::2], rows[1::2], strict=True):
-        assert one["minutes"] == pytest.approx(8 * eight["minutes"])
-        by_hand = one["images"] * one["epochs"] * one["gigaflops_per_image"] * 1e9 / (312e12 * 0.2) / 60
-        assert one["minutes"] == pytest.approx(by_hand)
-        assert (one["loader_cores"] is None) == ("stored" in one["training"])

@@ -177,32 +177,6 @@ def test_a_bottom_up_half_that_does_not_fit(tiny_oracle):
         load_bottom_up(ButdForQuestionAnswering(ButdConfig.from_dict(config)), tiny_oracle)
 
 
-def test_table_of_ablations(data, first_run, tmp_path, monkeypatch, capsys):
-    options = [
-        *("--data", data, *SHORT, "--output_dir", tmp_path / "runs", "--init_from", first_run / "best"),
-        *("--freeze", "all", "--cache", tmp_path / "cache", "--seeds", 0, 1, "--learned_from", first_run / "best"),
-    ]
-    run(monkeypatch, "vqa_ablations.py", *options)
-    printed = capsys.readouterr().out
-    table = json.loads((tmp_path / "runs" / "table.json").read_text())
-    assert list(table) == ["question only", "image only", "grid", "learned regions"]
-    assert all(name in printed and len(scores["exact_match"]) == 2 for name, scores in table.items())
-
-    def predictions(name):
-        lines = (tmp_path / "runs" / f"{name}-0" / "predictions" / "epoch-001.jsonl").read_text().splitlines()
-        return [json.loads(line)["prediction"] for line in lines]
-
-    # two pictures with the same three questions each
-    assert predictions("question-only")[:3] == predictions("question-only")[3:]
-    assert len(set(predictions("image-only")[:3])) == 1
-
-    stamp = (tmp_path / "runs" / "grid-0" / "metrics.jsonl").stat().st_mtime_ns
-    run(monkeypatch, "vqa_ablations.py", *options, "--rows", "grid")
-    assert (tmp_path / "runs" / "grid-0" / "metrics.jsonl").stat().st_mtime_ns == stamp
-    with pytest.raises(ValueError, match="--rows must be some of"):
-        run(monkeypatch, "vqa_ablations.py", *options, "--rows", "everything")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Do learned regions help the one who looks? Trains the same decoder on the same captions with each selector, with
-several seeds, and prints one table of CIDEr beside the decoder's time and memory:
+Do learned regions help? Trains the same decoder on the same captions with each selector, with several seeds, and
+prints one table of CIDEr beside the decoder's time and memory:
 
-    python examples/compare_selectors.py --data FOLDER --output_dir RUNS --backbone_weights WEIGHTS \
+    python examples/benchmarks/compare_selectors.py --data FOLDER --output_dir RUNS --backbone_weights WEIGHTS \
         --detector DETECTOR --seeds 0 1 2 -- OPTIONS
 
 WEIGHTS are those of the backbone where nothing was learned, DETECTOR is a checkpoint whose selector has learned its
@@ -24,11 +24,11 @@ from pathlib import Path
 
 import torch
 
+from butd_hf import ButdForConditionalGeneration
 from butd_hf.commands.console import print_table
-from butd_hf.modeling.modeling_butd import ButdForConditionalGeneration
 
 
-TRAINING = Path(__file__).with_name("train_captioning.py")
+TRAINING = Path(__file__).parents[1] / "train_captioning.py"
 LEARNED_NUMBERS = (36, 9, 18, 72)
 BATCH_SIZE, NUM_BEAMS, NUM_TOKENS = 8, 5, 12
 
@@ -43,14 +43,12 @@ def variants(detector: str | None, weights: str) -> dict[str, list[str]]:
         rows["grid of the detector"] = ["--selector", "grid", "--bottom_up_from", detector]
         for number in LEARNED_NUMBERS:
             rows[f"rpn, {number}"] = ["--bottom_up_from", detector, "--num_regions", str(number)]
-        whole = ["--bottom_up_from", detector, "--num_regions", "36", "--image_grid_size", "4"]
-        rows["rpn, 36 and 4 x 4 cells"] = whole
     return rows
 
 
-def folder_name(row: str) -> str:
-    """A row's name as a folder's."""
-    return row.replace(",", "").replace(" ", "-")
+def run_folder(output_dir: Path, row: str, seed: int) -> Path:
+    """Where the run of a row and a seed is."""
+    return output_dir / f"{row.replace(',', '').replace(' ', '-')}-{seed}"
 
 
 def evaluations(run: Path) -> list[dict]:
@@ -64,11 +62,17 @@ def evaluations(run: Path) -> list[dict]:
 
 def train(output_dir: Path, row: str, options: list[str], seed: int) -> None:
     """One run, in a process of its own."""
-    run = output_dir / f"{folder_name(row)}-{seed}"
+    run = run_folder(output_dir, row, seed)
     if evaluations(run):
         return
     command = [sys.executable, str(TRAINING), *options, "--freeze", "all", "--cache"]
-    command += [str(output_dir / f"regions-{folder_name(row)}"), "--seed", str(seed), "--output_dir", str(run)]
+    command += [
+        str(run.with_name(f"regions-{run.name.rpartition('-')[0]}")),
+        "--seed",
+        str(seed),
+        "--output_dir",
+        str(run),
+    ]
     run.mkdir(parents=True, exist_ok=True)
     with open(run / "log.txt", "a", encoding="utf-8") as log:
         subprocess.run([*command, "--resume"], stdout=log, stderr=subprocess.STDOUT, check=True)
@@ -78,14 +82,12 @@ def train(output_dir: Path, row: str, options: list[str], seed: int) -> None:
 def measure(checkpoint: Path) -> dict[str, float]:
     """
     What the decoder costs for one image of a batch, its regions being there: milliseconds by beam search, and
-    megabytes that the process grew by at its peak, which counts everything that was held at once.
+    megabytes that the process grew by at its peak.
     """
     model = ButdForConditionalGeneration.from_pretrained(checkpoint).eval()
-    size = model.base_model.bottom_up
-    pixels = torch.zeros(1, 3, 256, 256)
-    number = size(pixels).mask.shape[1]
+    _, number, region_size = model.base_model.bottom_up(torch.zeros(1, 3, 256, 256)).features.shape
     inputs = {
-        "region_features": torch.randn(BATCH_SIZE, number, size.region_size),
+        "region_features": torch.randn(BATCH_SIZE, number, region_size),
         "region_boxes": torch.rand(BATCH_SIZE, number, 2, 2).sort(dim=2).values.flatten(2),
         "region_mask": torch.ones(BATCH_SIZE, number, dtype=torch.bool),
     }
@@ -96,11 +98,8 @@ def measure(checkpoint: Path) -> dict[str, float]:
         model.generate(**inputs, num_beams=NUM_BEAMS, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS)
         seconds.append(time.perf_counter() - begun)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {
-        "regions": number,
-        "milliseconds": 1000 * statistics.median(seconds[1:]) / BATCH_SIZE,
-        "megabytes": grown / 1024,
-    }
+    milliseconds = 1000 * statistics.median(seconds[1:]) / BATCH_SIZE
+    return {"regions": number, "milliseconds": milliseconds, "megabytes": grown / 1024}
 
 
 def summary(values: list[float]) -> str:
@@ -143,7 +142,7 @@ def main() -> None:
                 list(pool.map(lambda job: train(*job), chosen))
     table = []
     for row in rows:
-        runs = [arguments.output_dir / f"{folder_name(row)}-{seed}" for seed in arguments.seeds]
+        runs = [run_folder(arguments.output_dir, row, seed) for seed in arguments.seeds]
         scores = [max(event["cider"] for event in found) for found in map(evaluations, runs) if found]
         if not scores:
             continue
@@ -151,15 +150,8 @@ def main() -> None:
         command = [sys.executable, __file__, "--data", "none", "--output_dir", "none", "--measure_one"]
         done = subprocess.run([*command, str(runs[0] / "best")], capture_output=True, text=True, check=True)
         costs = json.loads(done.stdout.splitlines()[-1])
-        table.append(
-            [
-                row,
-                str(costs["regions"]),
-                summary(scores),
-                f"{costs['milliseconds']:.1f}",
-                f"{costs['megabytes']:.0f}",
-            ]
-        )
+        numbers = [f"{costs['milliseconds']:.1f}", f"{costs['megabytes']:.0f}"]
+        table.append([row, str(costs["regions"]), summary(scores), *numbers])
     print_table(["selector", "regions", "CIDEr", "decoder ms", "decoder MB"], table)
 
 

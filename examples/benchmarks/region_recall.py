@@ -2,7 +2,7 @@
 """
 How many objects the best 36 regions of an image cover, by learned regions and by what needs no training:
 
-    python examples/region_recall.py --model RUN/best --data FOLDER --split val
+    python examples/benchmarks/region_recall.py --model RUN/best --data FOLDER --split val
 
 Prints a Markdown table of the class-agnostic recall at IoU 0.5 on COCO-format data, as `examples/train_detection.py`
 reads it. The rows: the model's own regions (`rpn`); the `saliency` selector on the same backbone weights; 36 evenly
@@ -12,7 +12,7 @@ opencv-contrib has it, which needs `pip install opencv-contrib-python-headless`,
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from butd_hf.progress import images_progress
 METHODS = ("rpn", "saliency", "spread_windows", "selective_search")
 SEARCHED_SIDE = 256  # longest side in pixels that selective search works at; its time grows with the area
 
-Finder = Callable[[list[Image.Image]], list[np.ndarray]]
+Proposer = Callable[[list[Image.Image]], list[np.ndarray]]
 
 
 def spread_windows(num_regions: int = 36) -> np.ndarray:
@@ -54,7 +54,7 @@ def spread_windows(num_regions: int = 36) -> np.ndarray:
     return np.array(boxes)[:num_regions]
 
 
-def selective_search(picture: Image.Image, num_regions: int) -> np.ndarray:
+def selective_search(image: Image.Image, num_regions: int) -> np.ndarray:
     """
     The first proposals of opencv's selective search, in its fast mode, as `x0, y0, x1, y1` in [0, 1].
 
@@ -71,7 +71,7 @@ def selective_search(picture: Image.Image, num_regions: int) -> np.ndarray:
             "leave it out with --skip selective_search."
         ) from error
     cv2.setRNGSeed(0)
-    small = picture.convert("RGB")
+    small = image.convert("RGB")
     small.thumbnail((SEARCHED_SIDE, SEARCHED_SIDE))
     search.setBaseImage(np.ascontiguousarray(np.asarray(small)[..., ::-1]))
     search.switchToSelectiveSearchFast()
@@ -91,28 +91,22 @@ def with_selector(model: Any, selector: str, num_regions: int) -> ButdModel:
     return other
 
 
-def build_finders(
+def build_proposers(
     model: Any, processor: ButdImageProcessor, methods: list[str], num_regions: int
-) -> dict[str, Finder]:
-    """A function from pictures to boxes in [0, 1], the best first, for each method."""
+) -> dict[str, Proposer]:
+    """A function from images to boxes in [0, 1], the best first, for each method."""
 
-    def by_model(selecting: Any) -> Finder:
-        return lambda pictures: [found.boxes for found in find_regions(selecting, processor, pictures)]
+    def by_model(selecting: Any) -> Proposer:
+        return lambda images: [found.boxes for found in find_regions(selecting, processor, images)]
 
     windows = spread_windows(num_regions)
-    makers: dict[str, Callable[[], Finder]] = {
+    makers: dict[str, Callable[[], Proposer]] = {
         "rpn": lambda: by_model(model),
         "saliency": lambda: by_model(with_selector(model, "saliency", num_regions)),
-        "spread_windows": lambda: lambda pictures: [windows] * len(pictures),
-        "selective_search": lambda: lambda pictures: [selective_search(picture, num_regions) for picture in pictures],
+        "spread_windows": lambda: lambda images: [windows] * len(images),
+        "selective_search": lambda: lambda images: [selective_search(image, num_regions) for image in images],
     }
     return {name: makers[name]() for name in methods}
-
-
-def batches(rows: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    """The rows, `size` at a time."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 def main() -> None:
@@ -132,15 +126,16 @@ def main() -> None:
     name, model, processor = load_checkpoint(arguments.model, "auto", "object-detection")
     model.config.bottom_up_config.num_regions = arguments.num_regions
     methods = [method for method in METHODS if method not in arguments.skip]
-    finders = build_finders(model, processor, methods, arguments.num_regions)
-    found: dict[str, list[np.ndarray]] = {method: [] for method in finders}
+    proposers = build_proposers(model, processor, methods, arguments.num_regions)
+    found: dict[str, list[np.ndarray]] = {method: [] for method in proposers}
     with images_progress() as progress:
         bar = progress.add_task("regions", total=len(rows))
-        for batch in batches(rows, arguments.batch_size):
-            pictures = [load_image(row["image"]).convert("RGB") for row in batch]
-            for method, find in finders.items():
+        for start in range(0, len(rows), arguments.batch_size):
+            batch = rows[start : start + arguments.batch_size]
+            images = [load_image(row["image"]).convert("RGB") for row in batch]
+            for method, propose in proposers.items():
                 scales = [[row["width"], row["height"]] * 2 for row in batch]
-                found[method].extend(boxes * scale for boxes, scale in zip(find(pictures), scales, strict=True))
+                found[method].extend(boxes * scale for boxes, scale in zip(propose(images), scales, strict=True))
             progress.advance(bar, len(batch))
 
     references = [reference_of(row) for row in rows]
