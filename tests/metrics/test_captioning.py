@@ -102,6 +102,7 @@ def test_meteor_prefers_the_better_caption() -> None:
     assert 0 < corpus < 1
 
 
+@pytest.mark.slow  # a process of its own, which imports torch and transformers
 def test_import_is_light() -> None:
     command = "import sys; import butd_hf.metrics; print([m for m in ('evaluate', 'datasets') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)

@@ -112,12 +112,12 @@ def test_boxes_without_area_are_themselves():
     assert score_graphs([{**reference, "relation_scores": [1.0]}], [reference])["recall_20_triples"] == 100
 
 
-@pytest.mark.parametrize("predicates", [1, 400])
-def test_many_relations(predicates):
-    """Where a few sorted first are enough, and where they are all of one pair."""
-    boxes = [[number, 0, number + 1, 1] for number in range(40)]
-    pairs = [[0, number, predicate] for number in range(1, 40) for predicate in range(predicates)]
-    reference = {"labels": list(range(40)), "boxes": boxes, "relations": [[0, 1, 0], [0, 30, 0]]}
+@pytest.mark.parametrize(("objects", "predicates"), [(600, 1), (40, 400)])
+def test_many_relations(objects, predicates):
+    """Where a few sorted first are of enough pairs, and where they are all of one pair."""
+    boxes = [[number, 0, number + 1, 1] for number in range(objects)]
+    pairs = [[0, number, predicate] for number in range(1, objects) for predicate in range(predicates)]
+    reference = {"labels": list(range(objects)), "boxes": boxes, "relations": [[0, 1, 0], [0, 30, 0]]}
     predicted = {**reference, "relations": pairs, "relation_scores": np.linspace(1, 0, len(pairs))}
     scores = score_graphs([predicted], [reference])
     assert (scores["recall_20_triples"], scores["recall_50_triples"]) == (50, 100)
