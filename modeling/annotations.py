@@ -16,29 +16,18 @@ DETECTION = "{'image_id': ..., 'annotations': [{'bbox': [x, y, width, height], '
 
 
 def build_labels(
-    class_labels: torch.Tensor,
-    boxes: torch.Tensor,
-    size: tuple[int, int],
+    class_labels: torch.Tensor,  # (num_objects,)
+    boxes: torch.Tensor,  # (num_objects, 4): `x0, y0, x1, y1` in pixels
+    size: tuple[int, int],  # height and width that boxes and masks refer to
     *,
-    masks: torch.Tensor | None = None,
-    processed_size: tuple[int, int] | None = None,
-    **others: torch.Tensor,
+    masks: torch.Tensor | None = None,  # (num_objects, height, width): not zero on each object
+    processed_size: tuple[int, int] | None = None,  # height and width, without padding, that the model sees
+    **others: torch.Tensor,  # whatever else belongs to the objects or to the image; passed on
 ) -> dict[str, torch.Tensor]:
     """
-    Labels of one image, as the detection and segmentation models take them.
-
-    Args:
-        class_labels (`torch.LongTensor` of shape `(num_objects,)`): Class of each object.
-        boxes (`torch.FloatTensor` of shape `(num_objects, 4)`): `x0, y0, x1, y1` in pixels.
-        size (`tuple[int, int]`): Height and width that the boxes and masks refer to.
-        masks (`torch.Tensor` of shape `(num_objects, height, width)`, *optional*): Not zero on each object.
-        processed_size (`tuple[int, int]`, *optional*): Height and width, without padding, that the model sees; masks
-            are resized to it.
-        others: Whatever else belongs to the objects or to the image; passed on.
-
-    Returns:
-        A dict of `class_labels`, `boxes` as `centre x, centre y, width, height` in [0, 1], `masks` of shape
-        `(num_objects, *processed_size)` and dtype uint8 if there are any, and the others.
+    Labels of one image, as the detection and segmentation models take them: `class_labels`, `boxes` as `centre x,
+    centre y, width, height` in [0, 1], `masks` of shape `(num_objects, *processed_size)` and dtype uint8 if there are
+    any, and the others.
     """
     height, width = size
     scale = boxes.new_tensor([width, height, width, height])
@@ -126,38 +115,21 @@ def unpadded_sizes(features: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def clipped_corners(bbox: Any, height: float, width: float, name: str) -> list[float]:
-    """
-    The corners `x0, y0, x1, y1` of COCO's `x, y, width, height`, clipped to the image.
-
-    Raises:
-        ValueError: It isn't four finite numbers.
-    """
+    """Corners of COCO's `x, y, width, height`, clipped to the image. Raises `ValueError` unless all are finite."""
     try:
         left, top, box_width, box_height = (float(value) for value in bbox)
         if not np.isfinite([left, top, box_width, box_height]).all():
             raise ValueError("not finite")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: 'bbox' must be four finite numbers x, y, width, height, got {bbox!r}.") from error
-    right, bottom = left + box_width, top + box_height
-    return [
-        min(max(left, 0.0), width),
-        min(max(top, 0.0), height),
-        min(max(right, 0.0), width),
-        min(max(bottom, 0.0), height),
-    ]
+    corners = zip((left, top, left + box_width, top + box_height), (width, height) * 2, strict=True)
+    return [min(max(corner, 0.0), side) for corner, side in corners]
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int, name: str = "segmentation") -> np.ndarray | None:
     """
-    The mask of COCO's polygons or run lengths, compressed or not, by faster-coco-eval.
-
-    Args:
-        segmentation: Of one object; None or empty where there is no mask.
-        height, width (`int`): Of the image.
-        name (`str`): What error messages call it.
-
-    Returns:
-        1 on the object, else 0, of shape `(height, width)` and dtype uint8; None if there is no mask.
+    The mask `(height, width)` of COCO's polygons or run lengths, compressed or not, by faster-coco-eval: uint8, 1 on
+    the object; None where the segmentation is None or empty.
 
     Raises:
         ValueError: It isn't in one of these forms, or of another size.

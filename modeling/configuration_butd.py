@@ -32,24 +32,19 @@ PYRAMID_INDICES = (-3, -2, -1)  # strides 8, 16 and 32 of the usual backbones
 PUBLISHED_LABELS, PUBLISHED_ATTRIBUTES = 1600, 400  # of Visual Genome, by Anderson et al. (2018)
 
 
-def _require(owner: PreTrainedConfig, fields: str, holds: Callable[[Any], bool], expected: str) -> None:
-    """Raises `ValueError` unless each of the fields, separated by spaces, holds."""
+RANGES: dict[str, Callable[[Any], bool]] = {
+    "positive": lambda value: value is not None and value > 0,
+    "zero or positive": lambda value: value >= 0,
+    "in [0, 1)": lambda value: 0.0 <= value < 1.0,
+}
+
+
+def _require(owner: PreTrainedConfig, fields: str, expected: str, holds: bool | None = None) -> None:
+    """Raises `ValueError` unless it holds, or all of the fields, separated by spaces, are in the range expected."""
     for field in fields.split():
         value = getattr(owner, field)
-        if not holds(value):
+        if not (RANGES[expected](value) if holds is None else holds):
             raise ValueError(f"{type(owner).__name__}.{field} must be {expected}, got {value!r}.")
-
-
-def _positive(value: float | None) -> bool:
-    return value is not None and value > 0
-
-
-def _not_negative(value: float) -> bool:
-    return value >= 0
-
-
-def _share(value: float) -> bool:
-    return 0.0 <= value < 1.0
 
 
 def _from_earlier_version(fields: dict[str, Any]) -> list[str]:
@@ -131,26 +126,22 @@ class ButdBottomUpConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     def validate_bottom_up(self):
         """Checks ranges; called by `@strict` after the types."""
-        _require(self, "out_indices", len, "a non-empty list of feature map indices")
-        _require(self, "num_channels num_regions min_regions region_head_size", _positive, "positive")
-        _require(self, "num_region_labels num_region_attributes", _not_negative, "zero or positive")
-        _require(self, "nms_threshold", lambda value: 0.0 < value <= 1.0, "in (0, 1]")
-        _require(self, "fpn_size", lambda value: value > 0 and value % 8 == 0, "a positive multiple of 8")
-        _require(self, "region_mask_size", lambda value: value >= 0 and value % 2 == 0, "even, zero or positive")
+        _require(self, "out_indices", "a non-empty list of feature map indices", len(self.out_indices) > 0)
+        _require(self, "num_channels num_regions min_regions region_head_size", "positive")
+        _require(self, "num_region_labels num_region_attributes", "zero or positive")
+        _require(self, "nms_threshold", "in (0, 1]", 0.0 < self.nms_threshold <= 1.0)
+        _require(self, "fpn_size", "a positive multiple of 8", self.fpn_size > 0 and self.fpn_size % 8 == 0)
+        is_even = self.region_mask_size >= 0 and self.region_mask_size % 2 == 0
+        _require(self, "region_mask_size", "even, zero or positive", is_even)
         if self.selector == "faster_rcnn_c4":
-            number = self.num_region_labels
-            _require(self, "id2label", lambda names: set(names) == set(range(number)), f"a name for each of {number}")
-            number = self.num_region_attributes
-            _require(
-                self,
-                "id2attribute",
-                lambda names: set(names or {}) == set(range(number)),
-                f"a name for each of {number}",
-            )
+            for field, number in (("id2label", self.num_region_labels), ("id2attribute", self.num_region_attributes)):
+                fits = set(getattr(self, field) or {}) == set(range(number))
+                _require(self, field, f"a name for each of {number}", fits)
         if self.selector == "given":
-            _require(self, "region_size", _positive, "positive with the selector 'given'")
+            fits = self.region_size is not None and self.region_size > 0
+            _require(self, "region_size", "positive with the selector 'given'", fits)
         else:
-            _require(self, "region_size", lambda value: value is None, "left out: the backbone decides it")
+            _require(self, "region_size", "left out: the backbone decides it", self.region_size is None)
 
 
 @strict
@@ -217,21 +208,19 @@ class ButdTopDownConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     def validate_top_down(self):
         """Checks ranges; called by `@strict` after the types."""
-        sizes = (
-            "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size attention_size num_hops"
-        )
-        _require(self, f"{sizes} max_position_embeddings", _positive, "positive")
-        _require(self, "num_region_layers question_ngrams", _not_negative, "zero or positive")
+        _require(self, "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size", "positive")
+        _require(self, "attention_size num_hops max_position_embeddings", "positive")
+        _require(self, "num_region_layers question_ngrams", "zero or positive")
         size = self.hidden_size
-        _require(self, "num_attention_heads", lambda value: size % value == 0, f"a divisor of hidden_size={size}")
+        _require(self, "num_attention_heads", f"a divisor of hidden_size={size}", size % self.num_attention_heads == 0)
         if self.embedding_size is not None:
-            _require(self, "embedding_size", _positive, "positive")
-            _require(self, "embedding_size", lambda _: self.is_recurrent, "left out with the decoder 'transformer'")
+            _require(self, "embedding_size", "positive")
+            _require(self, "embedding_size", "left out with the decoder 'transformer'", self.is_recurrent)
         if self.question_variant != "hops":
             variant = f"with question_variant={self.question_variant!r}"
-            _require(self, "question_ngrams", lambda value: value == 0, f"0 {variant}")
-            _require(self, "decoder", lambda value: value == "gru", f"'gru' {variant}")
-        _require(self, "dropout attention_dropout region_dropout answer_dropout", _share, "in [0, 1)")
+            _require(self, "question_ngrams", f"0 {variant}", self.question_ngrams == 0)
+            _require(self, "decoder", f"'gru' {variant}", self.decoder == "gru")
+        _require(self, "dropout attention_dropout region_dropout answer_dropout", "in [0, 1)")
 
 
 # fields that only some models read
@@ -242,6 +231,7 @@ TASK_FIELDS = {
         "ButdForSceneGraphGeneration",
     ),
 }
+CODE_FIELDS = {"auto_map": auto_map, "custom_pipelines": custom_pipelines}
 
 
 @strict
@@ -290,19 +280,18 @@ class ButdConfig(PreTrainedConfig):  # trf-ignore: TRF057
     # captions and answers
     label_smoothing: float = 0.0  # of the loss of tokens and of single answers
     # detection and segmentation
-    one_to_many: int = (
-        4  # queries per object in a second pass of training, over proposals and boxes near the labels; 0
-    )
-    # leaves the pass out: one query per object is too little to learn from on little data
+    # queries per object in a second pass of training, over proposals and boxes near the labels: one query per object
+    # is too little to learn from on little data; 0 leaves the pass out
+    one_to_many: int = 4
     # scene graphs
     num_predicates: int = 0  # as many as `id2predicate` names
     id2predicate: dict[int, str] | dict[str, str] | None = None  # `PREDICATE_0`, ... by default
     pair_budget: int = 256  # pairs of subject and object per image, at most: all pairs of 16 objects
     pair_rank_features: bool = False  # whether pairs are compared with others of the same labels: how many are nearer
-    relation_appearance: bool = True  # whether relations read region features, or labels and geometry alone, which
-    # data without images can teach
-    region_label_ids: list[int] | None = None  # label of each region label of the bottom-up half, -1 for none: its
-    # class logits are then added to those of objects
+    # whether relations read region features, or labels and geometry alone, which data without images can teach
+    relation_appearance: bool = True
+    # label of each region label of the bottom-up half, -1 for none: its class logits are added to those of objects
+    region_label_ids: list[int] | None = None
 
     def __post_init__(self, **kwargs):
         earlier = _from_earlier_version(kwargs)
@@ -347,36 +336,30 @@ class ButdConfig(PreTrainedConfig):  # trf-ignore: TRF057
         # loading a model sets the dtype of the halves, building one doesn't: their files are to be the same
         for name in self.sub_configs:
             output[name]["dtype"] = output["dtype"] or output[name]["dtype"]
-        for name, value in (
-            ("auto_map", auto_map(self.architectures)),
-            ("custom_pipelines", custom_pipelines(self.architectures)),
-        ):
-            output.pop(name, None)
-            if value:
-                output[name] = value
+        left_out = set(CODE_FIELDS)
         for fields, tasks in TASK_FIELDS.items():
-            if self.architectures and not any(architecture in tasks for architecture in self.architectures):
-                for field in fields.split():
-                    output.pop(field, None)
-        return output
+            if self.architectures and not set(tasks) & set(self.architectures):
+                left_out.update(fields.split())
+        output = {name: value for name, value in output.items() if name not in left_out}
+        code = {name: made(self.architectures) for name, made in CODE_FIELDS.items()}
+        return {**output, **{name: value for name, value in code.items() if value}}
 
     def validate_fields(self):
         """Checks ranges; called by `@strict` after the types."""
         top_down = self.top_down_config
-        fits = top_down.embedding_size in (None, top_down.hidden_size)
+        fits = top_down.embedding_size in (None, top_down.hidden_size) or not self.tie_word_embeddings
         expected = f"False with embedding_size={top_down.embedding_size} and hidden_size={top_down.hidden_size}"
-        _require(self, "tie_word_embeddings", lambda ties: fits or not ties, expected)
-        _require(self, "label_smoothing", _share, "in [0, 1)")
-        _require(self, "one_to_many", _not_negative, "zero or positive")
-        _require(self, "pair_budget", _positive, "positive")
+        _require(self, "tie_word_embeddings", expected, fits)
+        _require(self, "label_smoothing", "in [0, 1)")
+        _require(self, "one_to_many", "zero or positive")
+        _require(self, "pair_budget", "positive")
         number = self.num_predicates
-        expected = f"a name for each of num_predicates={number}"
-        _require(self, "id2predicate", lambda names: set(names or {}) == set(range(number)), expected)
+        fits = set(self.id2predicate or {}) == set(range(number))
+        _require(self, "id2predicate", f"a name for each of num_predicates={number}", fits)
         if self.region_label_ids is not None:
             number, most = self.bottom_up_config.num_region_labels, self.num_labels - 1
-            expected = f"-1 to {most} for each of num_region_labels={number}"
             fits = len(self.region_label_ids) == number and all(-1 <= label <= most for label in self.region_label_ids)
-            _require(self, "region_label_ids", lambda _: fits, expected)
+            _require(self, "region_label_ids", f"-1 to {most} for each of num_region_labels={number}", fits)
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The part of the config that describes text: always the top-down decoder's."""

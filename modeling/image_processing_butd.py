@@ -5,9 +5,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-import PIL.Image
-import PIL.ImageOps
 import torch
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
@@ -17,16 +14,7 @@ from transformers.utils import TensorType, auto_docstring
 
 from .annotations import labels_of_annotation, unpadded_sizes
 from .faster_rcnn_resizing import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
-from .images import (
-    KINDS,
-    channels_first,
-    decode_image,
-    each_image,
-    eight_bit_pixels,
-    fetch_images,
-    finite_pixels,
-    on_white,
-)
+from .images import each_image, fetch_images, rgb_pixels
 from .post_processing import ButdPostProcessing
 from .remote_code import CarriesCode
 
@@ -129,9 +117,7 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
 
     def to_dict(self) -> dict[str, Any]:
         """As any image processor's, without what loading noted."""
-        output = super().to_dict()
-        output.pop("auto_map", None)
-        return output
+        return {name: value for name, value in super().to_dict().items() if name != "auto_map"}
 
     def to_json_string(self) -> str:
         """
@@ -179,33 +165,18 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         **kwargs: Unpack[ImagesKwargs],
     ) -> torch.Tensor:
         """
-        One image as an RGB tensor (3, height, width).
-
-        It is uint8, or float32 if it came as floats and `do_rescale` is off.
+        One image as an RGB tensor (3, height, width), uint8, or float32 if it came as floats and `do_rescale` is off.
 
         Args:
             image: PIL image, numpy array or torch tensor.
             do_rescale (`bool`): Whether values are still to be rescaled, so that floats must lie in [0, 1].
             input_data_format: Where the channels of an array are. By default a numpy array is read as channels last
                 and a tensor as channels first whenever its shape allows both.
-            device: Where the tensor is put.
-            name (`str`): What error messages call the image.
 
         Raises:
             ValueError: If the type, shape, dtype or values are not those of an image.
         """
-        if isinstance(image, PIL.Image.Image):
-            if getattr(image, "filename", ""):
-                name = f"{name} ({str(image.filename)!r})"
-            image, input_data_format = decode_image(image, name), ChannelDimension.LAST
-        if not isinstance(image, (np.ndarray, torch.Tensor)):
-            raise ValueError(f"{name}: got {type(image).__name__}, expected {KINDS}.")
-        image = channels_first(image, name, input_data_format).to(device)
-        if image.is_floating_point() and not do_rescale:
-            image, white = finite_pixels(image, name), 1.0
-        else:
-            image, white = eight_bit_pixels(image, name), 255
-        return on_white(image, white).contiguous()
+        return rgb_pixels(image, name, do_rescale, input_data_format, device)
 
     def resize(
         self,
@@ -224,7 +195,7 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
     def _standardize_kwargs(
         self, size_divisor: int | None = None, recipe: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        kwargs = super()._standardize_kwargs(**kwargs)
+        kwargs = {**super()._standardize_kwargs(**kwargs), "recipe": recipe, "size_divisor": size_divisor}
         size = {} if kwargs["size"] is None else dict(kwargs["size"])  # none is needed without resizing
         forms = ({"height", "width"}, {"shortest_edge", "longest_edge"})
         if size and (set(size) not in forms or min(size.values()) < 1):
@@ -236,7 +207,6 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
             _check_recipe(recipe)
             if "shortest_edge" not in size:
                 raise ValueError(f"size must be like {PUBLISHED_SIZES[recipe]} for a recipe, got {size}.")
-        kwargs["recipe"] = recipe
         if not isinstance(size_divisor, int) or size_divisor < 1:
             raise ValueError(f"size_divisor must be a positive integer, got {size_divisor!r}.")
         if "longest_edge" in size and size["longest_edge"] < max(size["shortest_edge"], size_divisor):
@@ -245,7 +215,6 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
             )
         if kwargs.get("do_center_crop"):
             raise ValueError("do_center_crop is not supported: regions are found in the whole image.")
-        kwargs["size_divisor"] = size_divisor
         return kwargs
 
     def _prepare_image_like_inputs(
@@ -268,16 +237,16 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         annotations = [annotations] if isinstance(annotations, Mapping) else annotations
         if len(annotations) != len(images):
             raise ValueError(f"annotations: got {len(annotations)} for {len(images)} images, expected one for each.")
-        sizes = unpadded_sizes(features)
+        names = [f"annotations[{index}]" for index in range(len(images))]
         features["labels"] = [
             labels_of_annotation(
                 annotation,
-                tuple(images[index].shape[-2:]),
-                sizes[index],
+                tuple(image.shape[-2:]),
+                size,
                 return_segmentation_masks=return_segmentation_masks,
-                name=f"annotations[{index}]",
+                name=name,
             )
-            for index, annotation in enumerate(annotations)
+            for annotation, image, size, name in zip(annotations, images, unpadded_sizes(features), names, strict=True)
         ]
         return features
 
@@ -316,13 +285,9 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         scale = {} if recipe is None else {"image_scale": torch.tensor(scales)}  # (batch_size,)
         if not do_pad or (do_resize and size.height):
             return BatchFeature({"pixel_values": pixel_values, **scale}, tensor_type=return_tensors)
-        # zeros are the mean colour after normalisation
-        pixel_values, pixel_mask = self.pad(
-            pixel_values, pad_size=pad_size, return_mask=True, disable_grouping=True
-        )  # each (3, height, width) and (height, width)
-        return BatchFeature(
-            {"pixel_values": pixel_values, "pixel_mask": pixel_mask, **scale}, tensor_type=return_tensors
-        )
+        # each (3, height, width) and (height, width), with zeros: the mean colour after normalisation
+        pixels, mask = self.pad(pixel_values, pad_size=pad_size, return_mask=True, disable_grouping=True)
+        return BatchFeature({"pixel_values": pixels, "pixel_mask": mask, **scale}, tensor_type=return_tensors)
 
 
 def _check_recipe(recipe: Any) -> None:

@@ -29,21 +29,21 @@ def is_list(images: Any) -> bool:
     return isinstance(images, Sequence) and not isinstance(images, (str, bytes))
 
 
-def fetch_images(images: Any, name: str) -> Any:
+def fetch_images(images: Any, name: str, timeout: float = DOWNLOAD_SECONDS) -> Any:
     """The same, nested alike, with paths and addresses replaced by the images there."""
     if isinstance(images, (str, os.PathLike)):
-        return read_image(os.fspath(images), name)
+        return read_image(os.fspath(images), name, timeout)
     if is_list(images):
-        return [fetch_images(image, f"{name}[{index}]") for index, image in enumerate(images)]
+        return [fetch_images(image, f"{name}[{index}]", timeout) for index, image in enumerate(images)]
     return images
 
 
-def read_image(source: str, name: str) -> PIL.Image.Image:
+def read_image(source: str, name: str, timeout: float) -> PIL.Image.Image:
     """The image at a path, http(s) URL or data URI. Raises `ValueError` with its name if there is none."""
     try:
         file: str | BytesIO = source
         if source.startswith(("http://", "https://")):
-            response = httpx.get(source, timeout=DOWNLOAD_SECONDS, follow_redirects=True)
+            response = httpx.get(source, timeout=timeout, follow_redirects=True)
             file = BytesIO(response.raise_for_status().content)
         elif source.startswith("data:"):
             file = BytesIO(base64.b64decode(source.partition(",")[2]))
@@ -86,6 +86,26 @@ def decode_image(image: PIL.Image.Image, name: str) -> np.ndarray:
             f"{name}: cannot decode a PIL image of mode {image.mode} and size {image.size} "
             f"({type(error).__name__}: {error}), expected {SOURCES}."
         ) from error
+
+
+def rgb_pixels(
+    image: Any,
+    name: str,
+    do_rescale: bool | None = True,
+    data_format: str | ChannelDimension | None = None,
+    device: torch.device | None = None,
+) -> torch.Tensor:
+    """See `ButdImageProcessor.process_image`."""
+    if isinstance(image, PIL.Image.Image):
+        if getattr(image, "filename", ""):
+            name = f"{name} ({str(image.filename)!r})"
+        image, data_format = decode_image(image, name), ChannelDimension.LAST
+    if not isinstance(image, (np.ndarray, torch.Tensor)):
+        raise ValueError(f"{name}: got {type(image).__name__}, expected {KINDS}.")
+    image = channels_first(image, name, data_format).to(device)
+    if image.is_floating_point() and not do_rescale:
+        return on_white(finite_pixels(image, name), 1.0).contiguous()
+    return on_white(eight_bit_pixels(image, name), 255).contiguous()
 
 
 def channels_first(

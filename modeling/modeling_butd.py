@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """Bottom-Up Top-Down attention models: the image proposes regions, the task attends to them."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -80,8 +81,7 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
     @property
     def needs_boxes(self) -> bool:
         """Whether the top-down half reads where regions are; published captioners and answer heads don't."""
-        top_down = self.config.top_down_config
-        return not top_down.is_recurrent
+        return not self.config.top_down_config.is_recurrent
 
     def encode_image(
         self,
@@ -199,7 +199,7 @@ class ButdModel(ButdPreTrainedModel):  # trf-ignore: TRF057
             num_images = encoder_outputs.memory.hidden_states.shape[0]
             input_ids = torch.full((num_images, 1), self.config.bos_token_id, device=self.device)
 
-        decoded = self.top_down(
+        output = self.top_down(
             input_ids,
             encoder_outputs.memory,
             attention_mask=attention_mask,
@@ -212,14 +212,10 @@ class ButdModel(ButdPreTrainedModel):  # trf-ignore: TRF057
         )
         region_attentions = None
         if output_attentions:
-            layers = torch.stack(decoded.cross_attentions)  # (num_layers, num_texts, num_heads, length, num_regions)
+            layers = torch.stack(output.cross_attentions)  # (num_layers, num_texts, num_heads, length, num_regions)
             region_attentions = layers.mean(dim=(0, 2))  # (num_texts, length, num_regions)
-        return ButdModelOutput(
-            last_hidden_state=decoded.last_hidden_state,
-            cache=decoded.cache,
-            decoder_hidden_states=decoded.hidden_states,
-            decoder_attentions=decoded.attentions,
-            cross_attentions=decoded.cross_attentions,
+        return replace(
+            output,
             region_attentions=region_attentions,
             encoder_last_hidden_state=encoder_outputs.memory.hidden_states,
             regions=encoder_outputs.regions,

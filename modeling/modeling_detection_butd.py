@@ -28,6 +28,7 @@ class ButdForObjectDetection(ButdPreTrainedModel):  # trf-ignore: TRF057
     """Object detection: the selected regions become queries, and decoder layers refine class and box of each."""
 
     input_modalities = ("image",)
+    output_class = ButdObjectDetectionOutput
     _no_split_modules: ClassVar[list[str]] = ["ButdDetectionLayer"]  # trf-ignore: TRF022
 
     def __init__(self, config: ButdConfig):
@@ -116,27 +117,27 @@ class ButdForObjectDetection(ButdPreTrainedModel):  # trf-ignore: TRF057
         return {}
 
     def output(self, image: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, **fields):
-        return ButdObjectDetectionOutput(**fields, **self.output_fields(image, decoded))
-
-    def output_fields(self, image: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput) -> dict:
         layers = list(zip(decoded.logits, decoded.boxes, strict=True))
         if not self.training:
             layers = layers[-1:]
         *auxiliary, last = (
             {"logits": with_no_object(logits), "pred_boxes": centred(boxes)} for logits, boxes in layers
         )
-        return {
+        return self.output_class(
+            **fields,
             **last,
-            "auxiliary_outputs": auxiliary or None,
-            "last_hidden_state": decoded.last_hidden_state,
-            "hidden_states": decoded.hidden_states,
-            "region_attentions": decoded.region_attentions,
-            "regions": image.regions,
-        }
+            auxiliary_outputs=auxiliary or None,
+            last_hidden_state=decoded.last_hidden_state,
+            hidden_states=decoded.hidden_states,
+            region_attentions=decoded.region_attentions,
+            regions=image.regions,
+        )
 
 
 class ButdForInstanceSegmentation(ButdForObjectDetection):  # trf-ignore: TRF057
     """Instance segmentation: detection, and a soft mask within the box of each query."""
+
+    output_class = ButdInstanceSegmentationOutput
 
     def build_heads(self):
         hidden_size = self.config.top_down_config.hidden_size
@@ -147,7 +148,7 @@ class ButdForInstanceSegmentation(ButdForObjectDetection):  # trf-ignore: TRF057
             boxes = clip_boxes(decoded.boxes[-1])
             masks = self.mask_head(image.pyramid, boxes, decoded.last_hidden_state.flatten(0, 1))
             fields["pred_masks"] = masks.unflatten(0, boxes.shape[:2])  # (batch_size, num_queries, m, m)
-        return ButdInstanceSegmentationOutput(**fields, **self.output_fields(image, decoded))
+        return super().output(image, decoded, **fields)
 
     def mask_losses(
         self,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """Visual question answering: the question decides which of the proposed regions matter."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -87,18 +88,12 @@ class ButdForQuestionAnswering(ButdPreTrainedModel):  # trf-ignore: TRF057
             input_ids = torch.zeros((num_images, 1), dtype=torch.long, device=image.regions.features.device)
             attention_mask = torch.zeros_like(input_ids)
         question = self.question_encoder(input_ids, attention_mask, inputs_embeds)
-        answers = self.top_down(question.pooled, image.regions)
+        output = self.top_down(question.pooled, image.regions)
         loss = None
         if labels is not None:
-            loss = answer_loss(answers.logits, labels, self.config, kwargs.get("num_items_in_batch"))
-        return ButdQuestionAnsweringOutput(
-            loss=loss,
-            logits=answers.logits,
-            last_hidden_state=answers.last_hidden_state,
-            hidden_states=question.hidden_states if output_hidden_states else None,
-            region_attentions=answers.region_attentions,
-            regions=image.regions,
-        )
+            loss = answer_loss(output.logits, labels, self.config, kwargs.get("num_items_in_batch"))
+        hidden_states = question.hidden_states if output_hidden_states else None
+        return replace(output, loss=loss, hidden_states=hidden_states, regions=image.regions)
 
 
 __all__ = ["ButdForQuestionAnswering"]

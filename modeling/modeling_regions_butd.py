@@ -31,18 +31,7 @@ class ButdRegionModel(ButdPreTrainedModel):  # trf-ignore: TRF057
         image_scale: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ButdRegions | tuple:
-        """
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Images.
-            pixel_mask (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): 1 on the image, 0 on
-                the padding.
-            region_boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): Boxes to describe
-                instead of selecting any: `x0, y0, x1, y1` in [0, 1].
-            region_mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where
-                `region_boxes` has a box; everywhere by default.
-            image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of each image per pixel of
-                the original image; 1 by default.
-        """
+        """See `encode_image` for the arguments; with `region_boxes` those are described instead of selecting any."""
         return self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale).regions
 
 

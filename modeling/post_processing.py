@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the outputs of models to boxes, masks and graphs in the pixels of the original images."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,14 +28,8 @@ def check_sizes(target_sizes: Sizes, batch_size: int) -> list[tuple[int, int]] |
 
 def best_pairs(logits: torch.Tensor, threshold: float, top_k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    The best pairs of query and class of one image, best first.
-
-    Args:
-        logits (`torch.FloatTensor` of shape `(num_queries, num_labels + 1)`): One sigmoid per class; the last column
-            is "no object" and isn't read.
-
-    Returns:
-        Scores, classes and queries, each of shape `(num_pairs,)`.
+    Scores, classes and queries `(num_pairs,)` of the best pairs of query and class of one image, best first, from
+    logits `(num_queries, num_labels + 1)` of one sigmoid per class and "no object", which isn't read.
     """
     scores = logits[:, :-1].float().sigmoid()  # (num_queries, num_labels)
     num_labels = scores.shape[1]
@@ -46,12 +40,7 @@ def best_pairs(logits: torch.Tensor, threshold: float, top_k: int) -> tuple[torc
 
 
 def objects_in_pixels(outputs: Any, threshold: float, target_sizes: Sizes, top_k: int) -> list[dict]:
-    """
-    Scores, labels, boxes in pixels and queries of the objects in each image, best first.
-
-    Raises:
-        ValueError: `target_sizes` isn't as long as the batch.
-    """
+    """Scores, labels, boxes in pixels and queries of the objects in each image, best first."""
     logits, boxes = outputs.logits, box_convert(outputs.pred_boxes.float(), "cxcywh", "xyxy").clamp(0.0, 1.0)
     sizes = check_sizes(target_sizes, len(logits))
     results = []
@@ -65,96 +54,56 @@ def objects_in_pixels(outputs: Any, threshold: float, target_sizes: Sizes, top_k
     return results
 
 
-@dataclass
-class ButdPastedObject:
-    """
-    An object on the pixels of its image, kept as the part of the image that its box covers.
-
-    Args:
-        label (`int`): Its class.
-        score (`float`): In [0, 1].
-        window (`torch.BoolTensor` of shape `(num_rows, num_columns)`): True on the object; False everywhere else in
-            the image.
-        top (`int`): Row of the image where the window begins.
-        left (`int`): Column of the image where the window begins.
-    """
+class PastedObject(NamedTuple):
+    """An object on the pixels of its image, kept as the part of the image that its box covers."""
 
     label: int
     score: float
-    window: torch.Tensor
-    top: int
-    left: int
-
-    @property
-    def place(self) -> tuple[slice, slice]:
-        """Rows and columns of the image that the window covers."""
-        num_rows, num_columns = self.window.shape
-        return slice(self.top, self.top + num_rows), slice(self.left, self.left + num_columns)
+    window: torch.Tensor  # (num_rows, num_columns): true on the object, which is nowhere else
+    place: tuple[slice, slice]  # rows and columns of the image that the window covers
 
 
-def paste_mask(mask: torch.Tensor, box: list[float], height: int, width: int) -> tuple[torch.Tensor, int, int]:
+def paste_mask(
+    mask: torch.Tensor,  # (m, m): in [0, 1], within the box
+    box: list[float],  # `x0, y0, x1, y1` in pixels
+    height: int,
+    width: int,
+) -> tuple[torch.Tensor, tuple[slice, slice]]:
     """
-    A mask within a box at the resolution of the image, sampled at the centres of its pixels.
-
-    Args:
-        mask (`torch.FloatTensor` of shape `(m, m)`): In [0, 1], within the box.
-        box (`list[float]`): `x0, y0, x1, y1` in pixels.
-
-    Returns:
-        `torch.FloatTensor` of shape `(num_rows, num_columns)`, the pixels of the image that the box covers, perhaps
-        none; and the row and column where they begin.
+    The mask at the resolution of the image, sampled at the centres of its pixels: `(num_rows, num_columns)` of the
+    pixels that the box covers, perhaps none, and the rows and columns of the image that they are.
     """
     x0, y0, x1, y1 = box
     top, left = max(0, round(y0)), max(0, round(x0))
     bottom, right = min(height, max(round(y1), round(y0) + 1)), min(width, max(round(x1), round(x0) + 1))
     if top >= bottom or left >= right:
-        return mask.new_zeros(0, 0), top, left
-    across = torch.arange(left, right, device=mask.device) + 0.5
-    down = torch.arange(top, bottom, device=mask.device) + 0.5
-    across_box = (across - x0) / max(x1 - x0, 1e-6) * 2 - 1
-    down_box = (down - y0) / max(y1 - y0, 1e-6) * 2 - 1
-    places = torch.stack([across_box.expand(len(down), -1), down_box[:, None].expand(-1, len(across))], dim=-1)
+        return mask.new_zeros(0, 0), (slice(0, 0), slice(0, 0))
+    across = (torch.arange(left, right, device=mask.device) + 0.5 - x0) / max(x1 - x0, 1e-6) * 2 - 1
+    down = (torch.arange(top, bottom, device=mask.device) + 0.5 - y0) / max(y1 - y0, 1e-6) * 2 - 1
+    places = torch.stack([across.expand(len(down), -1), down[:, None].expand(-1, len(across))], dim=-1)
     pasted = F.grid_sample(mask[None, None], places[None], padding_mode="border", align_corners=False)[0, 0]
-    return pasted, top, left  # (num_rows, num_columns)
+    return pasted, (slice(top, bottom), slice(left, right))
 
 
 def pasted_objects(
-    outputs: Any, threshold: float, mask_threshold: float, target_sizes: Sizes, top_k: int
-) -> list[list[ButdPastedObject]]:
-    """
-    The objects in each image, best first, on the pixels of the original images; those without any are left out.
-
-    Raises:
-        ValueError: `target_sizes` isn't as long as the batch.
-    """
-    sizes = mask_sizes(outputs, target_sizes)
-    results = []
+    outputs: Any, threshold: float, mask_threshold: float, sizes: list[tuple[int, int]], top_k: int
+) -> Iterator[list[PastedObject]]:
+    """The objects in each image, best first, on the pixels of the original images; those without any are left out."""
     for row, found in enumerate(objects_in_pixels(outputs, threshold, sizes, top_k)):
-        queries = found["queries"].tolist()
         masks = outputs.pred_masks[row, found["queries"]].float().sigmoid()  # (num_objects, m, m)
         windows, objects = {}, []
-        numbers = zip(*(found[name].tolist() for name in ("labels", "scores", "boxes")), strict=True)
-        for query, mask, (label, score, box) in zip(queries, masks, numbers, strict=True):
+        numbers = zip(*(found[name].tolist() for name in ("queries", "labels", "scores", "boxes")), strict=True)
+        for mask, (query, label, score, box) in zip(masks, numbers, strict=True):
             if query not in windows:  # one that may be several things is drawn once
-                pasted, *corner = paste_mask(mask, box, *sizes[row])
-                pasted = pasted > mask_threshold
-                windows[query] = (pasted, *corner, bool(pasted.any()))
-            *window, seen = windows[query]
-            if seen:
-                objects.append(ButdPastedObject(label, score, *window))
-        results.append(objects)
-    return results
-
-
-def mask_sizes(outputs: Any, target_sizes: Sizes) -> list[tuple[int, int]]:
-    """Heights and widths of the images; those of the predicted masks if none are given."""
-    sizes = check_sizes(target_sizes, len(outputs.logits))
-    return [tuple(outputs.pred_masks.shape[-2:])] * len(outputs.logits) if sizes is None else sizes
+                pasted, place = paste_mask(mask, box, *sizes[row])
+                windows[query] = (pasted > mask_threshold, place)
+            objects.append(PastedObject(label, score, *windows[query]))
+        yield [each for each in objects if each.window.any()]
 
 
 def arranged(
-    objects: list[ButdPastedObject], least_share: float, height: int, width: int, device: torch.device
-) -> tuple[torch.Tensor, list[ButdPastedObject]]:
+    objects: list[PastedObject], least_share: float, height: int, width: int, device: torch.device
+) -> tuple[torch.Tensor, list[PastedObject]]:
     """A map `(height, width)` of which object is where, better ones in front, and those that are seen enough."""
     segmentation = torch.full((height, width), -1, dtype=torch.int32, device=device)
     free = torch.ones(height, width, dtype=torch.bool, device=device)
@@ -233,20 +182,18 @@ class ButdPostProcessing:
         """
         if return_coco_annotation and return_binary_maps:
             raise ValueError("return_coco_annotation and return_binary_maps cannot both be True.")
-        sizes = mask_sizes(outputs, target_sizes)
-        device = outputs.pred_masks.device
-        results = []
-        for (height, width), objects in zip(
-            sizes, pasted_objects(outputs, threshold, mask_threshold, sizes, top_k), strict=True
-        ):
+        masks, results = outputs.pred_masks, []
+        sizes = check_sizes(target_sizes, len(masks)) or [tuple(masks.shape[-2:])] * len(masks)
+        all_objects = pasted_objects(outputs, threshold, mask_threshold, sizes, top_k)
+        for (height, width), objects in zip(sizes, all_objects, strict=True):
             if return_coco_annotation or return_binary_maps:
-                segmentation = torch.zeros((len(objects), height, width), dtype=torch.bool, device=device)
+                segmentation = torch.zeros((len(objects), height, width), dtype=torch.bool, device=masks.device)
                 for number, found in enumerate(objects):
                     segmentation[number][found.place] = found.window
                 if return_coco_annotation:
                     segmentation = [binary_mask_to_rle(one.int()) for one in segmentation.cpu()]
             else:
-                segmentation, objects = arranged(objects, overlap_mask_area_threshold, height, width, device)
+                segmentation, objects = arranged(objects, overlap_mask_area_threshold, height, width, masks.device)
             segments = [
                 {"id": number, "label_id": found.label, "score": round(found.score, 6)}
                 for number, found in enumerate(objects)

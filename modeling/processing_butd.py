@@ -126,30 +126,17 @@ class ButdProcessor(CarriesCode, ProcessorMixin):
         skip_special_tokens: bool = True,
         **kwargs: Any,
     ) -> list[str]:
-        """
-        Text of what `generate` returned.
-
-        Args:
-            generated_outputs: Token ids (batch_size, length) or (length,).
-            skip_special_tokens (`bool`): Whether the tokens that begin, end and pad are left out.
-            kwargs: Further arguments of the tokenizer's `batch_decode`.
-
-        Returns:
-            `list[str]`: One text per row; a list of one for a single row.
-        """
+        """Texts of the token ids (batch_size, length) or (length,) that `generate` returned, as `batch_decode`."""
         return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
         """As every processor's; of a checkpoint without words (a detector's, say), its image processor."""
-        files = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
-        missing = {
-            f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")
-        }
-        if (
-            cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **files, **missing) is None
-            and cached_file(pretrained_model_name_or_path, "tokenizer_config.json", **files, **missing) is None
-        ):
+        options = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        for what in ("missing_entries", "gated_repo", "connection_errors"):
+            options[f"_raise_exceptions_for_{what}"] = False
+        files = (PROCESSOR_NAME, "tokenizer_config.json")
+        if all(cached_file(pretrained_model_name_or_path, name, **options) is None for name in files):
             return ButdImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
@@ -160,27 +147,15 @@ class ButdProcessor(CarriesCode, ProcessorMixin):
         output["image_processor"]["auto_map"] = {"AutoImageProcessor": "image_processing_butd.ButdImageProcessor"}
         return output
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
-    ) -> list[str]:
-        """
-        Saves image processor and tokenizer, so that saving what was loaded gives the same bytes.
-
-        Args:
-            save_directory: Folder, created if needed.
-            push_to_hub (`bool`): Whether the folder is uploaded afterwards.
-            kwargs: Further arguments of `push_to_hub`.
-
-        Returns:
-            `list[str]`: The processor's own files.
-        """
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
+        """As every processor's; saving what was loaded gives the same bytes."""
         for name in LOADING_RECORDS:
             self.tokenizer.init_kwargs.pop(name, None)
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:  # what the last call padded and cut to would be saved as if it were a setting
             backend.no_padding()
             backend.no_truncation()
-        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        return super().save_pretrained(save_directory, **kwargs)
 
     def _token_id(self, role: str, stand_in: str) -> int:
         """Id of the token of a role; tokenizers made for encoders name it otherwise."""

@@ -44,12 +44,8 @@ class ButdRegions(ModelOutput):
 
 def concatenate_regions(groups: list[ModelOutput], order: torch.LongTensor) -> ModelOutput:
     """
-    Joins regions of several groups of images into one batch, padded to the largest number of regions.
-
-    Args:
-        groups (`list[ButdRegions]`): Regions of each group, or any other output whose fields have a shape
-            `(group_size, num_regions, ...)`; the same fields in all.
-        order (`torch.LongTensor` of shape `(batch_size,)`): Row of the joined groups that comes at each place.
+    Joins regions of several groups of images, or other outputs whose fields are `(group_size, num_regions, ...)`, into
+    one batch, padded to the largest number of regions; `order` `(batch_size,)` is the row that comes at each place.
     """
     if len(groups) == 1:  # all images are of one size, in their order
         return groups[0]
@@ -74,24 +70,33 @@ def mask_regions(regions: ButdRegions, mask: torch.Tensor) -> ButdRegions:
     Regions with every field set to zero where `mask` `(batch_size, num_regions)` is False. If no image has any, each
     gets one that doesn't exist, since attention over nothing has no shape.
     """
-    if mask.shape[1] == 0:
-        return ButdRegions(
-            **{name: value.new_zeros(len(mask), 1, *value.shape[2:]) for name, value in regions.items()}
-        )
     fields = {}
     for name, value in regions.items():
-        absent = ~mask.view(*mask.shape, *[1] * (value.dim() - 2))
-        fields[name] = value.masked_fill(absent, 0)
+        if mask.shape[1] == 0:
+            fields[name] = value.new_zeros(len(mask), 1, *value.shape[2:])
+        else:
+            fields[name] = value.masked_fill(~mask.view(*mask.shape, *[1] * (value.dim() - 2)), 0)
     return ButdRegions(**fields)
 
 
-def checked_mask(boxes: torch.Tensor, mask: torch.Tensor | None, num_images: int) -> torch.Tensor:
-    """
-    Which of given boxes exist, `(batch_size, num_regions)`; all by default.
+def visible(mask: torch.Tensor, region_dropout: float) -> torch.Tensor:
+    """The mask of regions without a random share of them, in training."""
+    if region_dropout > 0:
+        mask = mask & (torch.rand(mask.shape, device=mask.device) >= region_dropout)
+    return mask
 
-    Raises:
-        ValueError: Boxes or mask have the wrong shape.
-    """
+
+def texts_each(num_texts: int, num_images: int) -> int:
+    """How many texts there are about each image. Raises `ValueError` if not as many about each."""
+    if num_texts % num_images:
+        raise ValueError(
+            f"`input_ids` has {num_texts} rows, expected a multiple of the {num_images} images they are about."
+        )
+    return num_texts // num_images
+
+
+def checked_mask(boxes: torch.Tensor, mask: torch.Tensor | None, num_images: int) -> torch.Tensor:
+    """Which of given boxes exist, `(batch_size, num_regions)`. Raises `ValueError` if a shape doesn't fit."""
     if boxes.dim() != 3 or boxes.shape[0] != num_images or boxes.shape[-1] != 4:
         raise ValueError(f"`region_boxes` has shape {tuple(boxes.shape)}, expected ({num_images}, num_regions, 4).")
     if mask is None:
@@ -102,24 +107,15 @@ def checked_mask(boxes: torch.Tensor, mask: torch.Tensor | None, num_images: int
 
 
 def ready_regions(
-    features: torch.Tensor | None,
-    boxes: torch.Tensor | None,
-    mask: torch.Tensor | None,
+    features: torch.Tensor | None,  # (batch_size, num_regions, region_size); None where only boxes matter
+    boxes: torch.Tensor | None,  # (batch_size, num_regions, 4)
+    mask: torch.Tensor | None,  # (batch_size, num_regions): true where there is a region; everywhere by default
     *,
-    region_size: int,
-    needs_boxes: bool = True,
+    region_size: int,  # what the model expects
+    needs_boxes: bool = True,  # whether the model reads boxes; otherwise they may be left out
 ) -> ButdRegions:
     """
     Regions that somebody else selected: the classic way, extract once and train many times.
-
-    Args:
-        features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`, *optional*): Their appearance;
-            may be None where only boxes matter.
-        boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): Where they are.
-        mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a region;
-            everywhere by default.
-        region_size (`int`): What the model expects.
-        needs_boxes (`bool`): Whether the model reads boxes; otherwise they may be left out.
 
     Raises:
         ValueError: A shape doesn't fit, or boxes are missing.
@@ -175,14 +171,8 @@ def select_regions(
 
 def pool_regions(feature_map: torch.Tensor, boxes: torch.Tensor, pooled_size: int = 2) -> torch.Tensor:
     """
-    Mean appearance of each box: RoIAlign (He et al. 2017), averaged.
-
-    Args:
-        feature_map (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Of the whole image.
-        boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`): `x0, y0, x1, y1` in [0, 1].
-
-    Returns:
-        `torch.FloatTensor` of shape `(batch_size, num_regions, num_channels)`.
+    Mean appearance `(batch_size, num_regions, num_channels)` of boxes `(batch_size, num_regions, 4)` in [0, 1] of the
+    image that a map `(batch_size, num_channels, height, width)` shows: RoIAlign (He et al. 2017), averaged.
     """
     batch_size, num_channels, height, width = feature_map.shape
     num_regions = boxes.shape[1]

@@ -27,17 +27,11 @@ ARCHITECTURES = {
     ),
 }
 
-# architecture -> its task, and the pipeline that transformers has not
+# architecture -> its task and the pipeline, in `pipelines/` in a file of the task's name, that transformers has not
 PIPELINES = {
-    "ButdForConditionalGeneration": ("image-to-text", "pipelines_image_to_text.ImageToTextPipeline"),
-    "ButdForQuestionAnswering": (
-        "visual-question-answering",
-        "pipelines_visual_question_answering.VisualQuestionAnsweringPipeline",
-    ),
-    "ButdForSceneGraphGeneration": (
-        "scene-graph-generation",
-        "pipelines_scene_graph_generation.SceneGraphGenerationPipeline",
-    ),
+    "ButdForConditionalGeneration": ("image-to-text", "ImageToTextPipeline"),
+    "ButdForQuestionAnswering": ("visual-question-answering", "VisualQuestionAnsweringPipeline"),
+    "ButdForSceneGraphGeneration": ("scene-graph-generation", "SceneGraphGenerationPipeline"),
 }
 
 
@@ -73,7 +67,8 @@ def custom_pipelines(architectures: list[str] | None) -> dict[str, dict[str, Any
     for architecture in architectures or []:
         if architecture in PIPELINES:
             task, pipeline = PIPELINES[architecture]
-            pipelines[task] = {"impl": pipeline, "pt": [ARCHITECTURES[architecture][1][0]]}
+            file = f"pipelines_{task.replace('-', '_')}"
+            pipelines[task] = {"impl": f"{file}.{pipeline}", "pt": [ARCHITECTURES[architecture][1][0]]}
     return pipelines
 
 

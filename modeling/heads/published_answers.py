@@ -6,8 +6,9 @@ from torch import nn
 from transformers import initialization as init
 
 from ..configuration_butd import ButdTopDownConfig
+from ..outputs import ButdQuestionAnsweringOutput
 from ..regions import ButdRegions
-from .answers import ButdAnswers, visible_regions
+from .answers import visible_regions
 
 
 class ButdScaledLinear(nn.Module):
@@ -91,7 +92,7 @@ class ButdProductAnswers(nn.Module):
         self.answer_dropout = nn.Dropout(config.answer_dropout)
         self.classifier = linear(answer_size, num_labels)
 
-    def forward(self, question: torch.Tensor, regions: ButdRegions) -> ButdAnswers:
+    def forward(self, question: torch.Tensor, regions: ButdRegions) -> ButdQuestionAnsweringOutput:
         """See `ButdHopAnswers.forward`."""
         region_dropout = self.config.region_dropout if self.training else 0.0
         features, _, mask, each = visible_regions(regions, region_dropout, question.shape[0])
@@ -103,7 +104,7 @@ class ButdProductAnswers(nn.Module):
         weights = weights * mask[:, None].to(weights.dtype)
         seen = torch.matmul(weights, features).flatten(0, 1)  # (num_questions, region_size)
         joint = self.question_layer(question) * self.seen_layer(seen)  # (num_questions, hidden_size)
-        return ButdAnswers(
+        return ButdQuestionAnsweringOutput(
             logits=self.classifier(self.answer_dropout(self.answer_layer(joint))),
             last_hidden_state=joint,
             region_attentions=weights.flatten(0, 1)[:, None],  # (num_questions, 1, num_regions)

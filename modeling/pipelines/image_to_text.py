@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.image_processing_utils import BatchFeature
 
-from .images import ButdImagePipeline
+from .images import ButdImagePipeline, given
 
 
 class ImageToTextPipeline(ButdImagePipeline):
@@ -66,22 +66,18 @@ class ImageToTextPipeline(ButdImagePipeline):
         prompt: str | None = None,
         timeout: float | None = None,
     ) -> tuple[dict, dict, dict]:
-        forward_params = {}
         if prompt is not None:
             if not isinstance(prompt, str):
                 raise ValueError(f"prompt must be a single string, got {type(prompt).__name__}.")
             if self.model.config.model_type == "vision-encoder-decoder":
                 raise ValueError("Model type vision-encoder-decoder does not support conditional text generation")
-            forward_params["prompt"] = prompt
-        if max_new_tokens is not None:
-            if "max_new_tokens" in (generate_kwargs or {}):
-                raise ValueError(
-                    "`max_new_tokens` is defined both as an argument and inside `generate_kwargs` argument, please use"
-                    " only 1 version"
-                )
-            forward_params["max_new_tokens"] = max_new_tokens
-        forward_params.update(generate_kwargs or {})
-        return {} if timeout is None else {"timeout": timeout}, forward_params, {}
+        if max_new_tokens is not None and "max_new_tokens" in (generate_kwargs or {}):
+            raise ValueError(
+                "`max_new_tokens` is defined both as an argument and inside `generate_kwargs` argument, please use"
+                " only 1 version"
+            )
+        forward_params = {**given(prompt=prompt, max_new_tokens=max_new_tokens), **(generate_kwargs or {})}
+        return given(timeout=timeout), forward_params, {}
 
     def features(self, images: list, prompt: str | None) -> BatchFeature:
         """What the model takes: the images as tensors, and the prompt's tokens if there is one."""

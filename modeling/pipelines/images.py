@@ -4,14 +4,19 @@
 import copy
 import os
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from typing import Any
 
 import PIL.Image
 import torch
-from huggingface_hub.utils import httpx
 from transformers import Pipeline
 from transformers.image_utils import load_image
+
+from ..images import DOWNLOAD_SECONDS, fetch_images
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 class ButdImagePipeline(Pipeline):
@@ -59,21 +64,13 @@ class ButdImagePipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def read(self, image: "str | PIL.Image.Image", timeout: float | None = None) -> Any:
-        """
-        The image itself, from wherever it is.
-
-        Raises:
-            ValueError: If it cannot be read; the message names it.
-        """
+        """The image itself, from wherever it is. Raises `ValueError` with its name if it cannot be read."""
         name = repr(image) if isinstance(image, (str, os.PathLike)) else repr(getattr(image, "filename", type(image)))
         image = os.fspath(image) if isinstance(image, os.PathLike) else image
         try:
-            if timeout is not None and isinstance(image, str) and image.startswith(("http://", "https://")):
-                response = httpx.get(image, timeout=timeout, follow_redirects=True)
-                image = PIL.Image.open(BytesIO(response.raise_for_status().content))
-            if self.model.config.model_type == "butd":  # its processor reads alpha, 16 bits, arrays … itself
-                return self.image_processor.fetch_images(image)
-            return load_image(image)
+            if self.model.config.model_type == "butd":  # its processor takes alpha, 16 bits, arrays … itself
+                return fetch_images(image, "image", timeout or DOWNLOAD_SECONDS)
+            return load_image(image, timeout=timeout)
         except Exception as error:  # decoders raise many kinds of errors
             raise ValueError(f"Cannot read the image {name[:200]}: {error}") from error
 

@@ -1,13 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scene-graph-generation pipeline: images in, objects and the relations between them out."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import PIL.Image
 import torch
 
-from .images import ButdImagePipeline
+from .images import ButdImagePipeline, given
+
+
+# options of `post_process_scene_graph_generation` and their ranges
+CHOICES = {
+    "threshold": (0, 1),
+    "relation_threshold": (0, 1),
+    "top_k": (0, math.inf),
+    "graph_constraint": (False, True),
+    "repeat_overlap": (0, 1),
+    "twin_overlap": (0, 1),
+}
 
 
 class SceneGraphGenerationPipeline(ButdImagePipeline):
@@ -76,43 +88,21 @@ class SceneGraphGenerationPipeline(ButdImagePipeline):
         """
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(
-        self,
-        threshold: float | None = None,
-        relation_threshold: float | None = None,
-        top_k: int | None = None,
-        graph_constraint: bool | None = None,
-        repeat_overlap: float | None = None,
-        twin_overlap: float | None = None,
-        timeout: float | None = None,
-    ) -> tuple[dict, dict, dict]:
-        choices = {
-            "threshold": threshold,
-            "relation_threshold": relation_threshold,
-            "top_k": top_k,
-            "graph_constraint": graph_constraint,
-            "repeat_overlap": repeat_overlap,
-            "twin_overlap": twin_overlap,
-        }
-        if top_k is not None and top_k < 0:
-            raise ValueError(f"top_k must be zero or positive, got {top_k}.")
-        for name in ("threshold", "relation_threshold", "repeat_overlap", "twin_overlap"):
-            if choices[name] is not None and not 0 <= choices[name] <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {choices[name]}.")
-        forward_params = {name: value for name, value in choices.items() if value is not None}
-        return {} if timeout is None else {"timeout": timeout}, forward_params, {}
+    def _sanitize_parameters(self, timeout: float | None = None, **choices: Any) -> tuple[dict, dict, dict]:
+        choices = given(**choices)
+        if unknown := ", ".join(sorted(choices.keys() - CHOICES.keys())):
+            raise TypeError(f"the {self.task} pipeline has no option {unknown}, only {', '.join(CHOICES)}.")
+        for name, (least, most) in CHOICES.items():
+            if name in choices and not least <= choices[name] <= most:
+                expected = "zero or positive" if most == math.inf else f"in [{least}, {most}]"
+                raise ValueError(f"{name} must be {expected}, got {choices[name]}.")
+        return given(timeout=timeout), choices, {}
 
     def read(self, image: Any, timeout: float | None = None) -> torch.Tensor:
         """The image, upright and in RGB, so that boxes are in the pixels that people see."""
         return self.image_processor.process_image(super().read(image, timeout), name="image")
 
-    def _forward(
-        self,
-        model_inputs: dict,
-        threshold: float = 0.3,
-        top_k: int = 20,
-        **choices: Any,
-    ) -> dict[str, list]:
+    def _forward(self, model_inputs: dict, threshold: float = 0.3, top_k: int = 20, **choices: Any) -> dict[str, list]:
         images = self.batch(model_inputs, "images")
         features = self.image_processor(images=images, return_tensors="pt").to(self.device, dtype=self.dtype)
         graphs = self.image_processor.post_process_scene_graph_generation(
@@ -127,8 +117,7 @@ class SceneGraphGenerationPipeline(ButdImagePipeline):
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, list]:
         graph = model_outputs["graphs"]
         graph = graph[0] if isinstance(graph, list) else graph  # alone it is still in the list of its batch
-        labels = self.model.config.id2label
-        predicates = self.model.config.id2predicate
+        labels, predicates = self.model.config.id2label, self.model.config.id2predicate
         objects = [
             {
                 "label": labels[label],

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import GenerationConfig
 from transformers.image_processing_utils import BatchFeature
 
-from .images import ButdImagePipeline
+from .images import ButdImagePipeline, given
 
 
 UNLIMITED_LENGTH = 10**9  # tokenizers without a longest text give an astronomic model_max_length
@@ -67,18 +67,16 @@ class VisualQuestionAnsweringPipeline(ButdImagePipeline):
         """
         if image is None:
             raise ValueError("Cannot call the visual-question-answering pipeline without an image argument!")
+        call = super(ButdImagePipeline, self).__call__  # of one input, or of many
         is_list = isinstance(image, Sequence) and not isinstance(image, (str, bytes))
         is_many = is_list or isinstance(image, Dataset) or hasattr(image, "column_names")
         if question is None:
             if not is_many or isinstance(image, Dataset):  # one dict, or a torch dataset or generator of them
-                return super(ButdImagePipeline, self).__call__(image, **kwargs)
-            return list(
-                super(ButdImagePipeline, self).__call__(
-                    (named(item, f"[{index}]") for index, item in enumerate(image)), **kwargs
-                )
-            )
+                return call(image, **kwargs)
+            rows = ({**row, "name": f"[{at}]"} if isinstance(row, dict) else row for at, row in enumerate(image))
+            return list(call(rows, **kwargs))
         if isinstance(question, str) and not is_many:
-            return super(ButdImagePipeline, self).__call__({"image": image, "question": question}, **kwargs)
+            return call({"image": image, "question": question}, **kwargs)
         if not isinstance(question, (str, list, tuple)):
             raise ValueError(f"question: got {type(question).__name__}, expected a string or a list of strings.")
         questions = [question] if isinstance(question, str) else list(question)
@@ -88,7 +86,7 @@ class VisualQuestionAnsweringPipeline(ButdImagePipeline):
             for number, asked in enumerate(questions)
             for place in range(len(images))
         )
-        return list(super(ButdImagePipeline, self).__call__(pairs, **kwargs))
+        return list(call(pairs, **kwargs))
 
     def _sanitize_parameters(
         self,
@@ -99,16 +97,10 @@ class VisualQuestionAnsweringPipeline(ButdImagePipeline):
         max_new_tokens: int | None = None,
         generate_kwargs: dict | None = None,
     ) -> tuple[dict, dict, dict]:
-        forward_params = {"padding": padding, "truncation": truncation, "max_new_tokens": max_new_tokens}
-        forward_params = {name: value for name, value in forward_params.items() if value is not None}
-        forward_params.update(generate_kwargs or {})
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
-        return (
-            {"timeout": timeout} if timeout is not None else {},
-            forward_params,
-            {"top_k": top_k} if top_k is not None else {},
-        )
+        forward_params = given(padding=padding, truncation=truncation, max_new_tokens=max_new_tokens)
+        return given(timeout=timeout), {**forward_params, **(generate_kwargs or {})}, given(top_k=top_k)
 
     def preprocess(self, inputs: dict[str, Any], timeout: float | None = None) -> dict[str, list]:
         """Reads an image. The rest waits until the batch is complete: images and questions are padded together."""
@@ -146,8 +138,7 @@ class VisualQuestionAnsweringPipeline(ButdImagePipeline):
         **generate_kwargs: Any,
     ) -> torch.Tensor:
         images, questions = self.batch(model_inputs, "images"), self.batch(model_inputs, "questions")
-        features = self.features(images, questions, padding, truncation)
-        features = features.to(self.device, dtype=self.dtype)
+        features = self.features(images, questions, padding, truncation).to(self.device, dtype=self.dtype)
         if not self.model.can_generate():
             logits = self.model(**features).logits.float()  # (num_questions, num_labels)
             # CODEPATH: one answer was right in training, or each was by itself
@@ -158,14 +149,6 @@ class VisualQuestionAnsweringPipeline(ButdImagePipeline):
     def postprocess(self, model_outputs: torch.Tensor, top_k: int = 5) -> list[dict[str, Any]]:
         if self.model.can_generate():
             return [{"score": None, "answer": text.strip()} for text in self.texts(model_outputs)]
-        scores, labels = model_outputs[0].topk(min(top_k, model_outputs.shape[-1]))
-        names = self.model.config.id2label
-        return [
-            {"score": score, "answer": names[label]}
-            for score, label in zip(scores.tolist(), labels.tolist(), strict=True)
-        ]
-
-
-def named(item: Any, name: str) -> Any:
-    """A question of several, with its number for messages."""
-    return {**item, "name": name} if isinstance(item, dict) else item
+        best = model_outputs[0].topk(min(top_k, model_outputs.shape[-1]))
+        scored = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [{"score": score, "answer": self.model.config.id2label[label]} for score, label in scored]

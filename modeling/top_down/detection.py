@@ -25,23 +25,11 @@ FIRST_PROBABILITY = 0.01  # of each class, before training
 
 @dataclass
 class ButdDetectionDecoderOutput(ModelOutput):
-    """
-    What the decoder predicts for each query, layer by layer.
+    """What the decoder predicts for each query, layer by layer; see `ButdObjectDetectionOutput` for the others."""
 
-    Args:
-        logits (`tuple` of `torch.FloatTensor` of shape `(batch_size, num_queries, num_labels)`): One sigmoid per
-            class.
-        boxes (`tuple` of `torch.FloatTensor` of shape `(batch_size, num_queries, 4)`): `x0, y0, x1, y1` in units of
-            the image, not clipped to it.
-        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): Of the last layer.
-        hidden_states (`tuple`): What the layers began with and each layer's output, if asked for.
-        region_attentions (`torch.FloatTensor` of shape `(batch_size, num_queries, 7, 7)`): Attention of each
-            query to the cells of its box in the last layer, sums to one; if asked for.
-    """
-
-    logits: tuple[torch.FloatTensor, ...] | None = None
-    boxes: tuple[torch.FloatTensor, ...] | None = None
-    last_hidden_state: torch.FloatTensor | None = None
+    logits: tuple[torch.FloatTensor, ...] | None = None  # each (batch_size, num_queries, num_labels)
+    boxes: tuple[torch.FloatTensor, ...] | None = None  # each (…, 4): `x0, y0, x1, y1` of the image, not clipped to it
+    last_hidden_state: torch.FloatTensor | None = None  # (batch_size, num_queries, hidden_size)
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     region_attentions: torch.FloatTensor | None = None
 
@@ -73,15 +61,12 @@ class ButdCellAttention(nn.Module):
         self.v_proj = nn.Linear(cell_size, config.hidden_size, bias=False)  # the output's bias takes its place
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, queries: torch.Tensor, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`).
-            cells (`torch.FloatTensor` of shape `(num_queries, num_cells, cell_size)`).
-
-        Returns:
-            The output, `(num_queries, hidden_size)`, and the attention, `(num_queries, num_heads, num_cells)`.
-        """
+    def forward(
+        self,
+        queries: torch.Tensor,  # (num_queries, hidden_size)
+        cells: torch.Tensor,  # (num_queries, num_cells, cell_size)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The output `(num_queries, hidden_size)`, and the attention `(num_queries, num_heads, num_cells)`."""
         query = self.q_proj(queries).unflatten(1, (self.num_heads, -1)).transpose(0, 1) * self.scaling
         key_weight = weight_of(self.k_proj).unflatten(0, (self.num_heads, -1)).to(query.dtype)
         query = (query @ key_weight).transpose(0, 1)  # (num_queries, num_heads, cell_size)
@@ -135,11 +120,7 @@ class ButdDetectionLayer(GradientCheckpointingLayer):
         cells: torch.Tensor,  # (batch_size * num_queries, 49, cell_size): pooled in the boxes
         attention_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """
-
-        Returns:
-            The queries, their class logits, how to refine their boxes, and the attention to the cells.
-        """
+        """The queries, their class logits, how to refine their boxes, and the attention to the cells."""
         normed = self.self_attn_norm(hidden_states)
         placed = normed + geometry
         attended, _ = self.self_attn(placed, self.self_attn.key_values(placed, normed), attention_mask)

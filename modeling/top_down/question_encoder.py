@@ -6,33 +6,26 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from ..configuration_butd import ButdTopDownConfig
-from .question_ngrams import ButdQuestionNgrams
-from .transformer import ButdRegionLayer
+from .transformer import ButdRegionLayer, attention_mask_of
 
 
+LONGEST_NGRAM = 3
+FACTOR, PRIME = 1_000_003, 2**31 - 1  # of hashes: products stay below 2**63, so that every device counts alike
+NGRAM_SCALE = 3.0  # to the size of the encoder's state, whose numbers are near 1
 WORD_SCALE = 0.3  # standard deviation of new word embeddings
 
 
 @dataclass
 class ButdQuestion(ModelOutput):
-    """
-    A question, encoded.
+    """A question, encoded."""
 
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(num_questions, length, hidden_size)`): One state per word,
-            words first; zero where there is none.
-        pooled (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): The whole question; that of an empty one
-            doesn't depend on the others of its batch.
-        hidden_states (`tuple`): Embeddings and each layer's output.
-    """
-
+    # (num_questions, length, hidden_size): one state per word, words first; zero where there is none
     last_hidden_state: torch.FloatTensor | None = None
-    pooled: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    pooled: torch.FloatTensor | None = None  # (num_questions, hidden_size): the whole question
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None  # embeddings and each layer's output
 
 
 def words_first(
@@ -54,6 +47,48 @@ def words_last(values: torch.Tensor, is_word: torch.Tensor, length: int) -> torc
     places = torch.arange(length, device=values.device)[None] - (length - counts)  # (num_questions, length)
     order = places.clamp(min=0)[..., None].expand(-1, -1, values.shape[-1])
     return values.gather(1, order) * (places >= 0)[..., None].to(values.dtype)  # (num_questions, length, size)
+
+
+class ButdQuestionNgrams(nn.Module):
+    """
+    A bag of the words, pairs and triples of words of a question (Joulin et al. 2017, section 2), in hashed buckets.
+
+    The sum is divided by the square root of their number, so that its size doesn't grow with the question.
+    """
+
+    def __init__(self, config: ButdTopDownConfig):
+        super().__init__()
+        self.embed_buckets = nn.Embedding(config.question_ngrams, config.hidden_size)
+        self.dropout = config.dropout
+
+    def init_own_weights(self):
+        init.normal_(self.embed_buckets.weight, std=0.02)
+
+    def buckets(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Of the n-grams that begin at each token `(num_questions, length)`, -1 where there is none."""
+        length = input_ids.shape[1]
+        following = nn.functional.pad(input_ids + 1, (0, LONGEST_NGRAM - 1))
+        hashed = following[:, :length]
+        all_hashed = [hashed]
+        for step in range(1, LONGEST_NGRAM):
+            hashed = (hashed * FACTOR + following[:, step : step + length]) % PRIME
+            all_hashed.append(hashed)
+        return torch.stack(all_hashed, dim=-1) % self.embed_buckets.num_embeddings
+
+    def forward(self, input_ids: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
+        """
+        Tokens `(num_questions, length)`, words first, and which are words, as a bag `(num_questions, hidden_size)`,
+        which is 0 for a question without a word.
+        """
+        buckets = self.buckets(input_ids.long().masked_fill(~is_word, -1))
+        is_kept = is_word[..., None].expand(buckets.shape)
+        counts = is_kept.sum(dim=(1, 2)).clamp(min=1)[:, None]  # (num_questions, 1)
+        if self.training and self.dropout > 0:
+            is_kept = is_kept & (torch.rand(buckets.shape, device=buckets.device) >= self.dropout)
+            counts = counts * (1 - self.dropout) ** 2  # the expected size is that without dropout
+        ngrams = self.embed_buckets(buckets)  # (num_questions, length, LONGEST_NGRAM, hidden_size)
+        bag = (ngrams * is_kept[..., None].to(ngrams.dtype)).sum(dim=(1, 2))
+        return NGRAM_SCALE * bag / counts.to(ngrams.dtype).sqrt()
 
 
 class ButdQuestionEncoder(nn.Module):
@@ -98,18 +133,10 @@ class ButdQuestionEncoder(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None,  # (num_questions, length)
+        attention_mask: torch.Tensor | None = None,  # (num_questions, length): 1 on tokens; everywhere by default
+        inputs_embeds: torch.Tensor | None = None,  # (num_questions, length, embedding_size): instead of tokens
     ) -> ButdQuestion:
-        """
-        Args:
-            input_ids (`torch.LongTensor` of shape `(num_questions, length)`): Tokens.
-            attention_mask (`torch.LongTensor` of shape `(num_questions, length)`, *optional*): 1 on tokens, 0 on
-                padding; 1 everywhere by default.
-            inputs_embeds (`torch.FloatTensor` of shape `(num_questions, length, embedding_size)`, *optional*): Instead
-                of tokens.
-        """
         given = input_ids if inputs_embeds is None else inputs_embeds
         if attention_mask is None:
             attention_mask = torch.ones(given.shape[:2], device=given.device)
@@ -140,12 +167,7 @@ class ButdQuestionEncoder(nn.Module):
     def read_by_transformer(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
         positions = self.embed_positions.weight[None, : words.shape[1]]  # (1, length, hidden_size)
         hidden_states = self.dropout(words)
-        mask = create_bidirectional_mask(  # for one query: the same for every other
-            config=self.config,
-            inputs_embeds=hidden_states[:, :1],
-            attention_mask=is_word | ~is_word.any(dim=1, keepdim=True),  # an empty question: no NaN
-            encoder_hidden_states=hidden_states,
-        )
+        mask = attention_mask_of(self.config, hidden_states, is_word)
         all_hidden_states = (hidden_states,)
         for layer in self.layers:
             hidden_states = layer(hidden_states, positions, mask)
@@ -153,21 +175,17 @@ class ButdQuestionEncoder(nn.Module):
         hidden_states = self.norm(hidden_states) * is_word[..., None].to(hidden_states.dtype)
         counts = is_word.sum(dim=1, keepdim=True).clamp(min=1)  # (num_questions, 1)
         pooled = hidden_states.sum(dim=1) / counts  # (num_questions, hidden_size)
-        return ButdQuestion(last_hidden_state=hidden_states, pooled=pooled, hidden_states=all_hidden_states)
+        return ButdQuestion(hidden_states, pooled, all_hidden_states)
 
     def read_by_rnn(self, words: torch.Tensor, is_word: torch.Tensor) -> ButdQuestion:
         # CODEPATH: published models read the padding before a question too
         if self.config.question_variant != "hops":
             words = words_last(words, is_word, self.longest)  # (num_questions, longest, embedding_size)
             hidden_states, _ = self.rnn(words)
-            return ButdQuestion(
-                last_hidden_state=hidden_states, pooled=hidden_states[:, -1], hidden_states=(words, hidden_states)
-            )
+            return ButdQuestion(hidden_states, hidden_states[:, -1], (words, hidden_states))
         words = self.dropout(words)
         hidden_states, _ = self.rnn(words)  # (num_questions, length, hidden_size)
         hidden_states = hidden_states * is_word[..., None].to(hidden_states.dtype)
         last = (is_word.sum(dim=1, keepdim=True) - 1).clamp(min=0)  # (num_questions, 1)
         pooled = hidden_states.gather(1, last[..., None].expand(-1, -1, hidden_states.shape[-1]))[:, 0]
-        return ButdQuestion(
-            last_hidden_state=hidden_states, pooled=self.dropout(pooled), hidden_states=(words, hidden_states)
-        )
+        return ButdQuestion(hidden_states, self.dropout(pooled), (words, hidden_states))

@@ -1,18 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recurrent decoders: Up-Down (Anderson et al. 2018) with two LSTMs, and the same with one GRU."""
 
-from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration_butd import ButdTopDownConfig
-from ..outputs import ButdMemory, ButdTopDownOutput
-from ..regions import ButdRegions
-from .recurrent_cache import ButdRecurrentCache
+from ..outputs import ButdMemory, ButdModelOutput
+from ..regions import ButdRegions, texts_each, visible
+
+
+class ButdRecurrentCacheLayer(DynamicLayer):
+    """States of a recurrent decoder after the words so far, in `keys`; of one size, however long the text."""
+
+    is_croppable = False
+    seq_length = 0
+
+    def update(
+        self,
+        states: torch.Tensor,  # (num_texts, num_states, hidden_size): after the latest word
+        length: int,  # how many words led to them from the ones before
+    ) -> torch.Tensor:
+        """Replaces the states."""
+        self.lazy_initialization(states, states)
+        self.keys = self.values = states
+        self.seq_length += length
+        return states
+
+    def get_seq_length(self) -> int:
+        return self.seq_length
+
+    def reset(self) -> None:
+        super().reset()
+        self.seq_length = 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove != 0:
+            raise ValueError(f"a recurrent state can't forget its last {abs(tokens_to_remove)} words.")
+
+
+class ButdRecurrentCache(Cache):
+    """Cache of a recurrent decoder: the one layer that `generate` asks for lengths, reorders and repeats."""
+
+    def __init__(self):
+        super().__init__(layers=[ButdRecurrentCacheLayer()])
 
 
 class ButdAdditiveAttention(nn.Module):
@@ -31,20 +65,13 @@ class ButdAdditiveAttention(nn.Module):
         self.score_proj = nn.Linear(config.attention_size, 1, bias=has_bias)
 
     def forward(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+        self,
+        query: torch.Tensor,  # (num_texts, hidden_size): as many texts for each image, those of one image together
+        keys: torch.Tensor,  # (num_images, num_regions, attention_size): projected regions
+        values: torch.Tensor,  # (num_images, num_regions, value_size): regions
+        mask: torch.Tensor,  # (num_images, num_regions): true where a region exists, somewhere in every image
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            query (`torch.FloatTensor` of shape `(num_texts, hidden_size)`): What each text is looking for; as many
-                texts for each image, those of one image next to one another.
-            keys (`torch.FloatTensor` of shape `(num_images, num_regions, attention_size)`): Projected regions.
-            values (`torch.FloatTensor` of shape `(num_images, num_regions, value_size)`): What is there to see.
-            mask (`torch.BoolTensor` of shape `(num_images, num_regions)`): True where a region exists, somewhere in
-                every image.
-
-        Returns:
-            What was seen, `(num_texts, value_size)`, and where, `(num_texts, num_regions)`.
-        """
+        """What was attended to, `(num_texts, value_size)`, and where, `(num_texts, num_regions)`."""
         num_images, _, attention_size = keys.shape
         # the texts of an image share its keys and values: no copies
         queries = self.query_proj(query).view(num_images, -1, 1, attention_size)  # (num_images, texts_each, 1, ...)
@@ -57,110 +84,80 @@ class ButdAdditiveAttention(nn.Module):
         return attended.flatten(0, 1), weights.flatten(0, 1)
 
 
-class ButdRecurrentCell(GradientCheckpointingLayer, ABC):
+class ButdRecurrentCell(GradientCheckpointingLayer):
     """
     One step of a recurrent decoder: from a word and the states before it to the states after it.
 
-    With gradient checkpointing, what a step computes between its states is computed again when it is needed.
+    Inputs are concatenated as in the variant's code, so that its weights fit as they are: the port puts them in the
+    opposite order of the paper. With gradient checkpointing, what a step computes between its states is computed again
+    when it is needed.
     """
 
     num_states: ClassVar[int]  # each of hidden_size, all zero before the first word; the last one is the output
 
-    @abstractmethod
+    def __init__(self, config: ButdTopDownConfig, value_size: int):
+        super().__init__()
+        self.order = -1 if config.recurrent_variant == "port" else 1
+        hidden_size = config.hidden_size
+        self.build_layers(config, (config.embedding_size or hidden_size) + value_size + hidden_size, value_size)
+
     def forward(
         self,
-        word: torch.Tensor,
-        pooled: torch.Tensor,
-        keys: torch.Tensor,
+        word: torch.Tensor,  # (num_texts, embedding_size)
+        pooled: torch.Tensor,  # (num_texts, value_size): the mean of the image's regions
+        keys: torch.Tensor,  # the regions, see `ButdAdditiveAttention`
         values: torch.Tensor,
         mask: torch.Tensor,
-        *states: torch.Tensor,
+        *states: torch.Tensor,  # num_states of (num_texts, hidden_size)
     ) -> tuple[torch.Tensor, ...]:
-        """
-        Args:
-            word (`torch.FloatTensor` of shape `(num_texts, embedding_size)`): Its embedding.
-            pooled (`torch.FloatTensor` of shape `(num_texts, value_size)`): The mean of the image's regions.
-            keys, values, mask: The regions, see `ButdAdditiveAttention`.
-            states (`torch.FloatTensor` of shape `(num_texts, hidden_size)`): `num_states` of them.
-
-        Returns:
-            The attention `(num_texts, num_regions)`, and the new states.
-        """
+        """The attention `(num_texts, num_regions)`, and the new states."""
+        inputs = torch.cat([word, pooled, states[-1]][:: self.order], dim=1)  # (num_texts, sum of their sizes)
+        states = self.read(inputs, states)
+        attended, weights = self.attention(states[0], keys, values, mask)
+        inputs = torch.cat([states[0], attended][:: self.order], dim=1)  # (num_texts, hidden_size + value_size)
+        return weights, *self.write(inputs, states)
 
 
 class ButdLstmCell(ButdRecurrentCell):
-    """
-    Attention LSTM and language LSTM (Anderson et al. 2018, section 3.2).
-
-    The inputs of both are concatenated as in the variant's code, so that its weights fit as they are: the port puts
-    them in the opposite order of the paper.
-    """
+    """Attention LSTM and language LSTM (Anderson et al. 2018, section 3.2)."""
 
     num_states: ClassVar[int] = 4  # hidden and cell state of the attention LSTM, cell and hidden of the language LSTM
 
-    def __init__(self, config: ButdTopDownConfig, value_size: int):
-        super().__init__()
-        hidden_size = config.hidden_size
-        self.order = -1 if config.recurrent_variant == "port" else 1
-        embedding_size = config.embedding_size or hidden_size
-        self.attention_lstm = nn.LSTMCell(embedding_size + value_size + hidden_size, hidden_size)
+    def build_layers(self, config: ButdTopDownConfig, input_size: int, value_size: int):
+        self.attention_lstm = nn.LSTMCell(input_size, config.hidden_size)
         self.attention = ButdAdditiveAttention(config)
-        self.language_lstm = nn.LSTMCell(hidden_size + value_size, hidden_size)
+        self.language_lstm = nn.LSTMCell(config.hidden_size + value_size, config.hidden_size)
         for lstm in (self.attention_lstm, self.language_lstm):  # read where weights are initialised
             lstm.forget_bias = 1.0 if config.recurrent_variant == "paper" else 0.0
 
-    def forward(
-        self,
-        word: torch.Tensor,
-        pooled: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        mask: torch.Tensor,
-        *states: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        attention_state, attention_cell, language_cell, language_state = states
-        inputs = torch.cat([word, pooled, language_state][:: self.order], dim=1)  # (num_texts, sum of their sizes)
-        attention_state, attention_cell = self.attention_lstm(inputs, (attention_state, attention_cell))
-        attended, weights = self.attention(attention_state, keys, values, mask)
-        inputs = torch.cat([attention_state, attended][:: self.order], dim=1)  # (num_texts, sum of their sizes)
-        language_state, language_cell = self.language_lstm(inputs, (language_state, language_cell))
-        return weights, attention_state, attention_cell, language_cell, language_state
+    def read(self, inputs: torch.Tensor, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return *self.attention_lstm(inputs, states[:2]), *states[2:]
+
+    def write(self, inputs: torch.Tensor, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        language_state, language_cell = self.language_lstm(inputs, (states[3], states[2]))
+        return *states[:2], language_cell, language_state
 
 
 class ButdGruCell(ButdRecurrentCell):
     """
     A GRU in the place of the attention LSTM, and in the place of the language LSTM one layer without a memory.
 
-    That layer joins the state with what it saw (Luong et al. 2015, equation 5), and its output is fed back, as the
-    language LSTM's is (their section 3.3).
+    That layer joins the state with what it attended to (Luong et al. 2015, equation 5), and its output is fed back, as
+    the language LSTM's is (their section 3.3).
     """
 
     num_states: ClassVar[int] = 2  # the GRU's, and the output
 
-    def __init__(self, config: ButdTopDownConfig, value_size: int):
-        super().__init__()
-        hidden_size = config.hidden_size
-        self.order = -1 if config.recurrent_variant == "port" else 1
-        embedding_size = config.embedding_size or hidden_size
-        self.attention_gru = nn.GRUCell(embedding_size + value_size + hidden_size, hidden_size)
+    def build_layers(self, config: ButdTopDownConfig, input_size: int, value_size: int):
+        self.attention_gru = nn.GRUCell(input_size, config.hidden_size)
         self.attention = ButdAdditiveAttention(config)
-        self.language_proj = nn.Linear(hidden_size + value_size, hidden_size)
+        self.language_proj = nn.Linear(config.hidden_size + value_size, config.hidden_size)
 
-    def forward(
-        self,
-        word: torch.Tensor,
-        pooled: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        mask: torch.Tensor,
-        *states: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        attention_state, output = states
-        inputs = torch.cat([word, pooled, output][:: self.order], dim=1)  # (num_texts, sum of their sizes)
-        attention_state = self.attention_gru(inputs, attention_state)
-        attended, weights = self.attention(attention_state, keys, values, mask)
-        inputs = torch.cat([attention_state, attended][:: self.order], dim=1)  # (num_texts, sum of their sizes)
-        return weights, attention_state, torch.tanh(self.language_proj(inputs))
+    def read(self, inputs: torch.Tensor, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return self.attention_gru(inputs, states[0]), states[1]
+
+    def write(self, inputs: torch.Tensor, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return states[0], torch.tanh(self.language_proj(inputs))
 
 
 class ButdRecurrentDecoder(nn.Module):
@@ -192,9 +189,7 @@ class ButdRecurrentDecoder(nn.Module):
 
     def encode(self, regions: ButdRegions) -> ButdMemory:
         """Values and keys of the regions, and their mean."""
-        mask = regions.mask
-        if self.training and self.config.region_dropout > 0:
-            mask = mask & (torch.rand_like(mask, dtype=torch.float32) >= self.config.region_dropout)
+        mask = visible(regions.mask, self.config.region_dropout if self.training else 0.0)
         mask = mask | ~mask.any(dim=1, keepdim=True)  # an image without regions: attend to their absence, not to NaN
 
         features = regions.features.to(self.key_proj.weight.dtype)
@@ -219,22 +214,22 @@ class ButdRecurrentDecoder(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         **kwargs,
-    ) -> ButdTopDownOutput:
+    ) -> ButdModelOutput:
         """Not used: `position_ids`, by a decoder that reads word by word."""
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (num_texts, length, embedding_size)
         num_texts, length, _ = inputs_embeds.shape
-        texts_each = memory.texts_each(num_texts)
         if cache is not None and not isinstance(cache, ButdRecurrentCache):
             raise ValueError(f"`cache` is a {type(cache).__name__}, expected the ButdRecurrentCache of a step before.")
         if use_cache and cache is None:
             cache = ButdRecurrentCache()
 
         words = self.dropout(torch.relu(inputs_embeds)) if self.is_port else inputs_embeds
-        pooled = memory.pooled.repeat_interleave(texts_each, dim=0)  # (num_texts, value_size)
+        each = texts_each(num_texts, len(memory.pooled))
+        pooled = memory.pooled.repeat_interleave(each, dim=0)  # (num_texts, value_size)
         ((keys, values),) = memory.key_values
-        if cache is not None and cache.layers[0].states is not None:
-            states = cache.layers[0].states.unbind(dim=1)  # num_states of (num_texts, hidden_size)
+        if cache is not None and cache.layers[0].keys is not None:
+            states = cache.layers[0].keys.unbind(dim=1)  # num_states of (num_texts, hidden_size)
         else:
             empty = words.new_zeros(num_texts, self.config.hidden_size)  # (num_texts, hidden_size)
             states = (empty,) * self.cell.num_states
@@ -252,10 +247,10 @@ class ButdRecurrentDecoder(nn.Module):
             cache.layers[0].update(torch.stack(list(states), dim=1), length)  # (num_texts, num_states, hidden_size)
         hidden_states = self.dropout(torch.stack(outputs, dim=1))  # (num_texts, length, hidden_size)
         region_attentions = torch.stack(attentions, dim=1)[:, None]  # (num_texts, 1, length, num_regions)
-        return ButdTopDownOutput(
+        return ButdModelOutput(
             last_hidden_state=hidden_states,
             cache=cache if use_cache else None,
-            hidden_states=(inputs_embeds, hidden_states) if output_hidden_states else None,
+            decoder_hidden_states=(inputs_embeds, hidden_states) if output_hidden_states else None,
             cross_attentions=(region_attentions,) if output_attentions else None,
         )
 

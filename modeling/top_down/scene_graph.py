@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from ..configuration_butd import ButdConfig, ButdTopDownConfig
 from ..regions import ButdBoxEmbedding, ButdRegions
-from .pair_ranks import NUM_RANKS, pair_ranks
-from .pair_selection import NUM_GEOMETRY, ButdPairScorer, gather_pairs, pair_geometry, union_boxes
-from .transformer import ButdAttention, ButdFeedForward, ButdRegionLayer
+from .pairs import NUM_GEOMETRY, NUM_RANKS, ButdPairScorer, gather_pairs, pair_geometry, pair_ranks, union_boxes
+from .transformer import ButdCrossLayer, ButdRegionLayer, attention_mask_of
 
 
 CERTAIN_LOGIT = 30.0  # of a given label; all others have minus that
@@ -26,16 +23,11 @@ FEW_RELATED = 0.02  # of all pairs, before training
 
 @dataclass
 class ButdPairs(ModelOutput):
-    """
-    What the decoder predicts for pairs of regions; see `ButdSceneGraphGenerationOutput` for shapes.
-
-    Args:
-        selection_logits (`torch.FloatTensor` of shape `(batch_size, num_pairs)`): The scores that selected the pairs.
-    """
+    """What the decoder predicts for pairs of regions; see `ButdSceneGraphGenerationOutput` for the other fields."""
 
     pairs: torch.LongTensor | None = None
     pair_mask: torch.BoolTensor | None = None
-    selection_logits: torch.FloatTensor | None = None
+    selection_logits: torch.FloatTensor | None = None  # (batch_size, num_pairs): the scores that selected the pairs
     pair_logits: torch.FloatTensor | None = None
     predicate_logits: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
@@ -56,31 +48,14 @@ class ButdRegionContext(nn.Module):
         self, hidden_states: torch.Tensor, geometry: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Regions in context, and the attention mask of those that exist."""
-        mask = mask | ~mask.any(dim=1, keepdim=True)  # an image without regions: attend to their absence, not to NaN
-        attention_mask = create_bidirectional_mask(  # for one query: the same for every other
-            config=self.config,
-            inputs_embeds=hidden_states[:, :1],
-            attention_mask=mask,
-            encoder_hidden_states=hidden_states,
-        )
+        attention_mask = attention_mask_of(self.config, hidden_states, mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, geometry, attention_mask)
         return self.norm(hidden_states), attention_mask
 
 
-class ButdPairLayer(GradientCheckpointingLayer):
-    """
-    Pre-norm: a pair attends to the regions of its image, then the feed-forward. Pairs don't attend to one another, so
-    that memory grows with their number and not with its square.
-    """
-
-    def __init__(self, config: ButdTopDownConfig):
-        super().__init__()
-        self.cross_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.cross_attn = ButdAttention(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.feed_forward = ButdFeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+class ButdPairLayer(ButdCrossLayer):
+    """A layer over pairs, which don't attend to one another: memory grows with their number, not with its square."""
 
     def forward(
         self,
@@ -95,8 +70,7 @@ class ButdPairLayer(GradientCheckpointingLayer):
         attended, weights = self.cross_attn(
             self.cross_attn_norm(hidden_states) + geometry, key_values, region_mask, output_attentions
         )
-        hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states))), weights
+        return self.feed(hidden_states + self.dropout(attended)), weights
 
 
 class ButdSceneGraphDecoder(nn.Module):
@@ -172,13 +146,15 @@ class ButdSceneGraphDecoder(nn.Module):
         hidden_states = self.input_norm(hidden_states)
         hidden_states, attention_mask = self.context(hidden_states, geometry, mask)
 
-        pairs, pair_mask = self.pair_scorer.select(
-            hidden_states, boxes, mask, self.config.pair_budget, required=required
-        )
+        pairs, pair_mask = self.pair_scorer.select(hidden_states, boxes, mask, self.config.pair_budget, required)
         selection_logits = self.pair_scorer(hidden_states, boxes, pairs)
-        states, attention, all_states = self.pair_states(
-            pairs, labels, hidden_states, geometry, regions, attention_mask, output_attentions
-        )
+        states, around = self.embed_pairs(pairs, labels, hidden_states + geometry, regions)
+        all_states, attentions = (states,), []
+        for layer in self.layers:
+            states, weights = layer(states, around, hidden_states, geometry, attention_mask, output_attentions)
+            all_states += (states,)
+            attentions.append(weights)
+        states = self.norm(states)
         predicate_logits = self.predicate_proj(states).float()  # (batch_size, num_pairs, num_predicates)
         # the second score corrects the first, which has a loss of its own
         pair_logits = selection_logits + self.related_proj(states)[..., 0].float()
@@ -190,22 +166,18 @@ class ButdSceneGraphDecoder(nn.Module):
             predicate_logits=predicate_logits,
             last_hidden_state=states,
             hidden_states=all_states if output_hidden_states else None,
-            region_attentions=attention,
+            # (batch_size, num_pairs, num_regions)
+            region_attentions=torch.stack(attentions).mean(dim=(0, 2)) if output_attentions else None,
         )
 
-    def pair_states(
-        self,
-        pairs: torch.Tensor,
-        labels: torch.Tensor,
-        region_states: torch.Tensor,
-        region_geometry: torch.Tensor,
-        regions: ButdRegions,
-        attention_mask: torch.Tensor | None,
-        output_attentions: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...]]:
-        """Pairs after the layers, their attention over regions if asked for, and the outputs of all layers."""
+    def embed_pairs(
+        self, pairs: torch.Tensor, labels: torch.Tensor, placed: torch.Tensor, regions: ButdRegions
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Pairs before the layers, from `placed` `(batch_size, num_regions, hidden_size)`, the regions with geometry, and
+        the geometry of the boxes around both, each `(batch_size, num_pairs, hidden_size)`.
+        """
         boxes = regions.boxes.float()
-        placed = region_states + region_geometry
         subjects, _ = gather_pairs(self.subject_proj(placed), pairs)
         _, objects = gather_pairs(self.object_proj(placed), pairs)
         subject_boxes, object_boxes = gather_pairs(boxes, pairs)
@@ -216,17 +188,5 @@ class ButdSceneGraphDecoder(nn.Module):
         if self.config.pair_rank_features:
             ranks = pair_ranks(boxes, labels, regions.mask, pairs).to(subjects.dtype)
             hidden_states = hidden_states + self.standings_proj(ranks)
-        hidden_states = self.act_fn(hidden_states)
-        hidden_states = self.pair_proj(self.dropout(hidden_states))  # (batch_size, num_pairs, hidden_size)
-        geometry = self.box_embedding(union_boxes(subject_boxes, object_boxes).to(subjects.dtype))
-        all_states, attentions = (hidden_states,), []
-        for layer in self.layers:
-            hidden_states, weights = layer(
-                hidden_states, geometry, region_states, region_geometry, attention_mask, output_attentions
-            )
-            all_states += (hidden_states,)
-            attentions.append(weights)
-        attention = None
-        if output_attentions:
-            attention = torch.stack(attentions).mean(dim=(0, 2))  # (batch_size, num_pairs, num_regions)
-        return self.norm(hidden_states), attention, all_states
+        hidden_states = self.pair_proj(self.dropout(self.act_fn(hidden_states)))
+        return hidden_states, self.box_embedding(union_boxes(subject_boxes, object_boxes).to(subjects.dtype))

@@ -12,8 +12,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..configuration_butd import ButdTopDownConfig
-from ..outputs import ButdMemory, ButdTopDownOutput
-from ..regions import ButdBoxEmbedding, ButdRegions
+from ..outputs import ButdMemory, ButdModelOutput
+from ..regions import ButdBoxEmbedding, ButdRegions, texts_each, visible
 
 
 def eager_attention_forward(
@@ -86,6 +86,22 @@ class ButdAttention(nn.Module):
         return self.o_proj(attended.reshape(hidden_states.shape)), weights  # (batch_size, length, hidden_size)
 
 
+def attention_mask_of(
+    config: ButdTopDownConfig, hidden_states: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor | None:
+    """
+    The mask `(batch_size, num_regions)` of regions or words in the form that the attention implementation takes.
+
+    Where none exists, all are attended to, not NaN. It is that of one query, the same for every other.
+    """
+    return create_bidirectional_mask(
+        config=config,
+        inputs_embeds=hidden_states[:, :1],
+        attention_mask=mask | ~mask.any(dim=1, keepdim=True),
+        encoder_hidden_states=hidden_states,
+    )
+
+
 class ButdFeedForward(nn.Module):
     def __init__(self, config: ButdTopDownConfig):
         super().__init__()
@@ -119,19 +135,29 @@ class ButdRegionLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
 
 
-class ButdDecoderLayer(GradientCheckpointingLayer):
-    """Pre-norm: attend to the words so far, then to the regions, then think."""
+class ButdCrossLayer(GradientCheckpointingLayer):
+    """Pre-norm: attention to the regions, then the feed-forward."""
 
-    def __init__(self, config: ButdTopDownConfig, layer_idx: int):
+    def __init__(self, config: ButdTopDownConfig):
         super().__init__()
-        self.layer_idx = layer_idx
-        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = ButdAttention(config, is_causal=True)
         self.cross_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.cross_attn = ButdAttention(config)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = ButdFeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
+
+    def feed(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
+
+
+class ButdDecoderLayer(ButdCrossLayer):
+    """A layer that attends to the words so far before it attends to the regions."""
+
+    def __init__(self, config: ButdTopDownConfig, layer_idx: int):
+        super().__init__(config)
+        self.layer_idx = layer_idx
+        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = ButdAttention(config, is_causal=True)
 
     def forward(
         self,
@@ -162,17 +188,11 @@ class ButdDecoderLayer(GradientCheckpointingLayer):
             num_heads, num_regions = region_attention.shape[1], region_attention.shape[-1]
             region_attention = region_attention.view(num_images, num_heads, -1, length, num_regions)
             region_attention = region_attention.transpose(1, 2).flatten(0, 1)  # (num_texts, heads, length, regions)
-
-        hidden_states = hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
-        return hidden_states, attention, region_attention
+        return self.feed(hidden_states), attention, region_attention
 
 
-class ButdTransformerDecoder(nn.Module):
-    """
-    Top-down attention by a transformer decoder (Vaswani et al. 2017, pre-norm) over selected regions.
-
-    `encode` is called once per image, `forward` once per step.
-    """
+class ButdRegionEncoder(nn.Module):
+    """Regions in context: features and box geometry through layers of self-attention."""
 
     def __init__(self, config: ButdTopDownConfig, region_size: int):
         super().__init__()
@@ -183,32 +203,39 @@ class ButdTransformerDecoder(nn.Module):
         self.box_embedding = ButdBoxEmbedding(config)
         self.region_layers = nn.ModuleList([ButdRegionLayer(config) for _ in range(config.num_region_layers)])
         self.memory_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
 
+    def encode_regions(
+        self, features: torch.Tensor, boxes: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Regions and the geometry of their boxes, each `(batch_size, num_regions, hidden_size)`, and their mask."""
+        dtype = self.region_proj.weight.dtype
+        hidden_states = self.dropout(self.region_proj(self.region_norm(features.to(dtype))))
+        geometry = self.box_embedding(boxes.to(dtype))  # (batch_size, num_regions, hidden_size)
+        attention_mask = attention_mask_of(self.config, hidden_states, mask)
+        for layer in self.region_layers:
+            hidden_states = layer(hidden_states, geometry, attention_mask)
+        return self.memory_norm(hidden_states), geometry, attention_mask
+
+
+class ButdTransformerDecoder(ButdRegionEncoder):
+    """
+    Top-down attention by a transformer decoder (Vaswani et al. 2017, pre-norm) over selected regions.
+
+    `encode` is called once per image, `forward` once per step.
+    """
+
+    def __init__(self, config: ButdTopDownConfig, region_size: int):
+        super().__init__(config, region_size)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList([ButdDecoderLayer(config, index) for index in range(config.num_hidden_layers)])
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def encode(self, regions: ButdRegions) -> ButdMemory:
         """Regions in context, as keys and values of each layer."""
-        mask = regions.mask
-        if self.training and self.config.region_dropout > 0:
-            mask = mask & (torch.rand_like(mask, dtype=torch.float32) >= self.config.region_dropout)
-        mask = mask | ~mask.any(dim=1, keepdim=True)  # an image without regions: attend to their absence, not to NaN
-
-        dtype = self.region_proj.weight.dtype
-        hidden_states = self.dropout(self.region_proj(self.region_norm(regions.features.to(dtype))))
-        geometry = self.box_embedding(regions.boxes.to(dtype))  # (batch_size, num_regions, hidden_size)
-        attention_mask = create_bidirectional_mask(  # for one query, region or word: the same for every other
-            config=self.config,
-            inputs_embeds=hidden_states[:, :1],
-            attention_mask=mask,
-            encoder_hidden_states=hidden_states,
-        )
-        for layer in self.region_layers:
-            hidden_states = layer(hidden_states, geometry, attention_mask)
-        hidden_states = self.memory_norm(hidden_states)
+        mask = visible(regions.mask, self.config.region_dropout if self.training else 0.0)
+        hidden_states, geometry, attention_mask = self.encode_regions(regions.features, regions.boxes, mask)
         placed = hidden_states + geometry
         key_values = tuple(layer.cross_attn.key_values(placed, hidden_states) for layer in self.layers)
         return ButdMemory(hidden_states=hidden_states, attention_mask=attention_mask, key_values=key_values)
@@ -224,17 +251,15 @@ class ButdTransformerDecoder(nn.Module):
         use_cache: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-    ) -> ButdTopDownOutput:
+    ) -> ButdModelOutput:
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (num_texts, length, hidden_size)
         length = inputs_embeds.shape[1]
-        memory.texts_each(inputs_embeds.shape[0])
+        texts_each(inputs_embeds.shape[0], len(memory.hidden_states))
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         # the regions' keys and values are in the memory, so only the text's half of the cache is used
-        text_cache = cache
-        if isinstance(cache, EncoderDecoderCache):
-            text_cache = cache.self_attention_cache
+        text_cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         past_length = text_cache.get_seq_length() if text_cache is not None else 0
 
         if position_ids is None:
@@ -265,10 +290,10 @@ class ButdTransformerDecoder(nn.Module):
             all_attentions += (attention,)
             all_cross_attentions += (cross_attention,)
         hidden_states = self.norm(hidden_states)
-        return ButdTopDownOutput(
+        return ButdModelOutput(
             last_hidden_state=hidden_states,
             cache=cache if use_cache else None,
-            hidden_states=all_hidden_states if output_hidden_states else None,
-            attentions=all_attentions if output_attentions else None,
+            decoder_hidden_states=all_hidden_states if output_hidden_states else None,
+            decoder_attentions=all_attentions if output_attentions else None,
             cross_attentions=all_cross_attentions if output_attentions else None,
         )

@@ -201,7 +201,7 @@ def test_settings_are_the_ports(converted, model):
     assert f"regions with {REGION} features" in card and "pipeline(" not in card and "lstm" in card
     for name in (
         "top_down_recurrent.py",
-        "top_down_recurrent_cache.py",
+        "top_down_recurrent.py",
         "processor_config.json",
     ):
         assert (converted[1] / name).is_file()

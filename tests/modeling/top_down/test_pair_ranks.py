@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from butd_hf.modeling.top_down.pair_ranks import NUM_RANKS, pair_ranks
+from butd_hf.modeling.top_down.pairs import NUM_RANKS, pair_ranks
 
 
 def test_nearest_of_several_with_one_label_has_rank_zero():

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from butd_hf.modeling.configuration_butd import ButdTopDownConfig
-from butd_hf.modeling.top_down import pair_selection
-from butd_hf.modeling.top_down.pair_selection import ButdPairScorer, pair_geometry
+from butd_hf.modeling.top_down import pairs as pair_selection
+from butd_hf.modeling.top_down.pairs import ButdPairScorer, pair_geometry
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 import torch
 
 from butd_hf.modeling.configuration_butd import ButdTopDownConfig
-from butd_hf.modeling.top_down.question_ngrams import ButdQuestionNgrams
+from butd_hf.modeling.top_down.question_encoder import ButdQuestionNgrams
 
 
 def ngrams_of(num_buckets: int) -> ButdQuestionNgrams:

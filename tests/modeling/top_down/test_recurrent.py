@@ -9,7 +9,7 @@ from butd_hf.modeling.configuration_butd import ButdConfig, ButdTopDownConfig
 from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from butd_hf.modeling.regions import ButdRegions
 from butd_hf.modeling.top_down.recurrent import ButdGruDecoder, ButdLstmDecoder, ButdRecurrentDecoder
-from butd_hf.modeling.top_down.recurrent_cache import ButdRecurrentCache
+from butd_hf.modeling.top_down.recurrent import ButdRecurrentCache
 
 
 REGION_SIZE, NUM_REGIONS, VOCAB_SIZE, LENGTH, HIDDEN_SIZE = 12, 5, 40, 6, 16
@@ -126,7 +126,7 @@ def test_equals_the_equations(kind, num_texts=6):  # three of each image
         torch.testing.assert_close(weights[text, 0, :, :count], attentions, atol=1e-5, rtol=1e-5)
         assert not weights[text, 0, :, count:].any()
     assert weights.amax() > 0.45  # attention chooses, so that a wrong one would show
-    assert [states.shape[-1] for states in decoded.hidden_states] == [10, HIDDEN_SIZE]
+    assert [states.shape[-1] for states in decoded.decoder_hidden_states] == [10, HIDDEN_SIZE]
 
 
 @pytest.mark.parametrize("step", [1, 4])
@@ -162,9 +162,9 @@ def test_a_state_cannot_go_back_and_starts_anew_when_reset():
     with pytest.raises(ValueError, match="forget its last 2 words"):
         cache.crop(-2)
     cache.batch_select_indices(torch.tensor([1]))
-    assert cache.layers[0].states.shape == (1, 4, 3)
+    assert cache.layers[0].keys.shape == (1, 4, 3)
     cache.reset()
-    assert cache.get_seq_length() == 0 and cache.layers[0].states is None
+    assert cache.get_seq_length() == 0 and cache.layers[0].keys is None
 
 
 @EVERY_DECODER

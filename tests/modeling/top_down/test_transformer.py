@@ -69,8 +69,12 @@ def test_attention_weights_are_shares_of_what_exists(attention):
     )
     real = left_padding().bool()
     torch.testing.assert_close(watched.last_hidden_state[real], plain.last_hidden_state[real], atol=1e-5, rtol=1e-5)
-    assert [len(watched[name]) for name in ("attentions", "cross_attentions", "hidden_states")] == [2, 2, 3]
-    for over_words, over_regions in zip(watched.attentions, watched.cross_attentions, strict=True):
+    assert [len(watched[name]) for name in ("decoder_attentions", "cross_attentions", "decoder_hidden_states")] == [
+        2,
+        2,
+        3,
+    ]
+    for over_words, over_regions in zip(watched.decoder_attentions, watched.cross_attentions, strict=True):
         assert over_words.shape == (2, 4, LENGTH, LENGTH)
         assert over_regions.shape == (2, 4, LENGTH, NUM_REGIONS)
         torch.testing.assert_close(over_words.sum(dim=-1), torch.ones(2, 4, LENGTH))
@@ -92,7 +96,7 @@ def test_attention_weights_belong_to_their_text(num_texts=6):  # three of each i
             some_tokens(num_texts)[text, None], rows_of(memory, slice(image, image + 1)), output_attentions=True
         )
         torch.testing.assert_close(together.last_hidden_state[text], alone.last_hidden_state[0], atol=1e-5, rtol=1e-5)
-        for name in ("attentions", "cross_attentions"):
+        for name in ("decoder_attentions", "cross_attentions"):
             for of_all, of_one in zip(together[name], alone[name], strict=True):
                 torch.testing.assert_close(of_all[text], of_one[0], atol=1e-5, rtol=1e-5)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of regions: geometry features of two boxes, and the selection of the most likely pairs."""
+"""Pairs of regions: geometry features of two boxes, ranks among other pairs, and the most likely pairs."""
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from ..configuration_butd import ButdTopDownConfig
 NUM_GEOMETRY = 14  # features of a pair of boxes
 PAIR_RANK = 64  # products of subject and object that make a pair's score
 GEOMETRY_SIZE = 16  # hidden units of what geometry adds to it
+NUM_RANKS = 27  # features of a pair beside others
+TIE_BREAK = 0.01  # weight of the distance of centres where the other distances are equal
 FINENESS = 1024  # steps between scores that differ by 1; those closer than one are equal
 
 
@@ -65,6 +67,49 @@ def gather_pairs(values: torch.Tensor, pairs: torch.Tensor) -> tuple[torch.Tenso
     return subjects, objects  # each (batch_size, num_pairs, size)
 
 
+def pair_ranks(
+    boxes: torch.Tensor,  # (batch_size, num_regions, 4): `x0, y0, x1, y1` in [0, 1]
+    labels: torch.Tensor,  # (batch_size, num_regions): labels of the regions
+    mask: torch.Tensor,  # (batch_size, num_regions): true where there is a region
+    pairs: torch.Tensor,  # (batch_size, num_pairs, 2): subjects and objects
+) -> torch.Tensor:
+    """
+    Ranks of each pair among the pairs with the same subject and another object, and the other way round.
+
+    People relate the nearest of several objects with one label. Memory grows with pairs times regions.
+
+    Returns:
+        Shape `(batch_size, num_pairs, 27)`. Of each of three distances (between centres, between edges, and how little
+        one lies within the other), for other objects and for other subjects: the logarithm of one more than how many
+        of the same label are nearer, whether none is, and both of any label. Then the logarithms of how many regions
+        there are with the label of the subject, of the object, and at all.
+    """
+    values = []
+    ends = pairs.unbind(dim=-1)  # subjects and objects, each (batch_size, num_pairs)
+    alike = [labels.gather(1, end)[..., None] == labels[:, None] for end in ends]
+    places = torch.arange(boxes.shape[1], device=boxes.device)
+    for fixed, varied, same in ((ends[0], ends[1], alike[1]), (ends[1], ends[0], alike[0])):
+        fixed_boxes = boxes.gather(1, fixed[..., None].expand(-1, -1, 4))
+        others = mask[:, None] & (places != fixed[..., None])  # (batch_size, num_pairs, num_regions)
+        for distance in distances(fixed_boxes, boxes):
+            nearer = (distance < distance.gather(2, varied[..., None])) & others
+            for counted in (nearer & same, nearer):
+                number = counted.sum(dim=-1).float()
+                values += [number.log1p(), (number == 0).float()]
+    values += [(same & mask[:, None]).sum(dim=-1).clamp(min=1).log() for same in alike]
+    values.append(mask.sum(dim=1, keepdim=True).clamp(min=1).log().expand(-1, pairs.shape[1]))
+    return torch.stack(values, dim=-1)  # (batch_size, num_pairs, NUM_RANKS)
+
+
+def distances(boxes: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Three distances of boxes (batch_size, num_pairs, 4) to all of (batch_size, num_regions, 4)."""
+    geometry = pair_geometry(boxes[:, :, None], others[:, None])  # (batch_size, num_pairs, num_regions, 14)
+    centres = geometry[..., 4:6].norm(dim=-1)
+    edges = geometry[..., 11:13].clamp(min=0).norm(dim=-1)
+    within = torch.maximum(geometry[..., 9], geometry[..., 10])
+    return centres, edges + TIE_BREAK * centres, TIE_BREAK * centres - within
+
+
 class ButdPairScorer(nn.Module):
     """
     How likely two regions are related at all, cheap enough for every pair: a bilinear form of low rank, and the
@@ -93,20 +138,16 @@ class ButdPairScorer(nn.Module):
     @torch.no_grad()
     def select(
         self,
-        hidden_states: torch.Tensor,
-        boxes: torch.Tensor,
-        mask: torch.Tensor,
-        budget: int,
+        hidden_states: torch.Tensor,  # (batch_size, num_regions, hidden_size)
+        boxes: torch.Tensor,  # (batch_size, num_regions, 4): `x0, y0, x1, y1`
+        mask: torch.Tensor,  # (batch_size, num_regions): true where there is a region
+        budget: int,  # at most this many pairs per image
         required: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         The best pairs of different regions.
 
         Args:
-            hidden_states (`torch.FloatTensor` of shape `(batch_size, num_regions, hidden_size)`): The regions.
-            boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`): `x0, y0, x1, y1`.
-            mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`): True where there is a region.
-            budget (`int`): At most this many pairs per image.
             required (`tuple`, *optional*): Rows of the batch `(num_required,)`, and pairs in them as
                 `subject * num_regions + object` `(num_required,)`, that are kept before all others.
 
