@@ -34,6 +34,7 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
+    _reader: str | None = None  # the module that embeds words, in tasks that have some
     _supports_sdpa = True
     _supports_flash_attn = True
     # trf-ignore: TRF022
@@ -71,12 +72,16 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
 
     def get_input_embeddings(self) -> nn.Module | None:
         """None for tasks without words; quantisation asks, to keep tied embeddings as they are."""
+        return getattr(self.base_model, self._reader).embed_tokens if self._reader else None
+
+    def set_input_embeddings(self, value: nn.Module):
+        getattr(self.base_model, self._reader).embed_tokens = value
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
-        return self.bottom_up
+        return self.base_model.bottom_up
 
     def get_decoder(self) -> nn.Module:
-        return self.top_down
+        return self.base_model.top_down
 
     @property
     def needs_boxes(self) -> bool:
@@ -101,8 +106,7 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
                 Normalised images. Not needed with `region_features`.
             pixel_mask (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*): 1 on the image, 0 on
                 the padding to its right and below it.
-            region_features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`, *optional*):
-                Ready features, as `ButdRegions.features`.
+            region_features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`, *optional*): Ready.
             region_boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): `x0, y0, x1, y1`
                 in [0, 1] of the unpadded image. With `region_features`, where they are, which may be left out where
                 the model doesn't read it; with `pixel_values`, which regions to pool instead of selecting any.
@@ -117,14 +121,10 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
             ValueError: Neither pixels nor features were given, or shapes don't fit.
         """
         if region_features is not None:
-            regions = ready_regions(
-                region_features,
-                region_boxes,
-                region_mask,
-                region_size=self.bottom_up.region_size,
-                needs_boxes=self.needs_boxes,
+            region_size = self.bottom_up.region_size
+            return ButdBottomUpOutput(
+                ready_regions(region_features, region_boxes, region_mask, region_size, self.needs_boxes)
             )
-            return ButdBottomUpOutput(regions)
         if pixel_values is None:
             raise ValueError("Give `pixel_values`, or `region_features` with `region_boxes`; got neither.")
         image = self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale)
@@ -136,6 +136,8 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
 class ButdModel(ButdPreTrainedModel):  # trf-ignore: TRF057
     """Bottom-up selection of regions and a top-down decoder that attends to them, without a head."""
 
+    _reader = "top_down"
+
     def __init__(self, config: ButdConfig):
         super().__init__(config)
         self.bottom_up = ButdBottomUp(config.bottom_up_config)
@@ -143,17 +145,8 @@ class ButdModel(ButdPreTrainedModel):  # trf-ignore: TRF057
         self.top_down = decoder_class(config.top_down_config, region_size=self.bottom_up.region_size)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.top_down.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.top_down.embed_tokens = value
-
     def encode(self, *args, **kwargs) -> ButdEncoderOutput:
-        """
-        Encodes images, or ready regions, once for any number of texts about them; see `encode_image` for the
-        arguments.
-        """
+        """Encodes images, or ready regions, once for any number of texts; see `encode_image` for the arguments."""
         regions = self.encode_image(*args, **kwargs).regions
         memory = self.top_down.encode(regions)
         return ButdEncoderOutput(last_hidden_state=memory.hidden_states, regions=regions, memory=memory)

@@ -23,28 +23,15 @@ IMAGE_ARGUMENTS = ("pixel_values", "pixel_mask", "region_features", "region_boxe
 class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):  # trf-ignore: TRF057
     """Image captioning: text about an image, word by word, each word attending to the regions it needs."""
 
+    _reader = "top_down"
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.top_down.embed_tokens.weight"}
 
     def __init__(self, config: ButdConfig):
         super().__init__(config)
         self.model = ButdModel(config)
-        top_down_config = config.top_down_config
-        self.lm_head = nn.Linear(
-            top_down_config.hidden_size, top_down_config.vocab_size, bias=top_down_config.output_bias
-        )
+        text_config = config.top_down_config
+        self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=text_config.output_bias)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.model.set_input_embeddings(value)
-
-    def get_encoder(self, modality: str | None = None) -> nn.Module:
-        return self.model.get_encoder()
-
-    def get_decoder(self) -> nn.Module:
-        return self.model.get_decoder()
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as every model of transformers
     @can_return_tuple
@@ -67,13 +54,11 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):  # trf
         Args:
             labels (`torch.LongTensor` of shape `(num_texts, length)`, *optional*): The token that should follow each
                 of `input_ids`, -100 where none counts, as `ButdProcessor.encode_captions` makes both. `input_ids` may
-                be left out: they are then the labels, shifted right.
+                be left out: they are then the labels, shifted right. `ValueError` if they repeat `input_ids` or begin
+                with the begin token: they aren't shifted.
             logits_to_keep (`int`): Scores of only this many last positions; all of them by default.
 
         See `encode_image` for the arguments about the image, `ButdModel.forward` for the others.
-
-        Raises:
-            ValueError: Labels repeat `input_ids` or begin with the begin token: they aren't shifted.
         """
         if encoder_outputs is None:
             encoder_outputs = self.model.encode(

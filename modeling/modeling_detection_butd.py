@@ -29,6 +29,7 @@ class ButdForObjectDetection(ButdPreTrainedModel):  # trf-ignore: TRF057
 
     input_modalities = ("image",)
     output_class = ButdObjectDetectionOutput
+    has_masks = False  # whether it segments, too
     _no_split_modules: ClassVar[list[str]] = ["ButdDetectionLayer"]  # trf-ignore: TRF022
 
     def __init__(self, config: ButdConfig):
@@ -45,11 +46,11 @@ class ButdForObjectDetection(ButdPreTrainedModel):  # trf-ignore: TRF057
             cell_size=config.bottom_up_config.fpn_size,
             num_labels=config.num_labels,
         )
-        self.build_heads()
+        self.mask_head = None
+        if self.has_masks:
+            hidden_size, cell_size = config.top_down_config.hidden_size, config.bottom_up_config.fpn_size
+            self.mask_head = ButdMaskHead(cell_size, hidden_size, MASK_SIZE)
         self.post_init()
-
-    def build_heads(self):
-        """Adds what a task predicts beyond the classes and boxes of the decoder's layers."""
 
     @can_return_tuple
     def forward(  # trf-ignore: TRF057, trf-ignore: TRF045
@@ -71,10 +72,8 @@ class ButdForObjectDetection(ButdPreTrainedModel):  # trf-ignore: TRF057
                 with -1 where unknown, and `iscrowd` (n,): nothing found there is wrong. Boxes are clipped to the
                 image; those without any area in it are left out.
 
-        See `encode_image` for the arguments about the image; `region_boxes` take the place of proposals.
-
-        Raises:
-            ValueError: There are not as many labels as images, or they don't fit (`prepare_targets`).
+        See `encode_image` for the arguments about the image; `region_boxes` take the place of proposals. `ValueError`
+        if labels don't fit (`prepare_targets`).
         """
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
@@ -93,62 +92,18 @@ class ButdForObjectDetection(ButdPreTrainedModel):  # trf-ignore: TRF057
         """The loss and its parts, see `ButdObjectDetectionOutput.loss_dict`."""
         set_loss = ButdSetLoss(self.config.num_labels)
         losses, matches = set_loss(decoded, image.regions.mask, targets)
-        losses.update(self.mask_losses(image, decoded, targets, matches))
+        if self.mask_head is not None:
+            losses.update(self.mask_losses(image, decoded, targets, matches))
         # CODEPATH: in training only; 0 for checkpoints trained one to one alone
         if self.training and self.config.one_to_many > 0:
             # a pass of its own: beside noised labels, proposals would learn to leave all objects to those
             regions = image.regions if image.noised is None else join_regions(image.regions, image.noised)
-            more, _ = set_loss(
-                self.top_down(regions, image.pyramid), regions.mask, targets, copies=self.config.one_to_many
-            )
+            decoded = self.top_down(regions, image.pyramid)
+            more, _ = set_loss(decoded, regions.mask, targets, copies=self.config.one_to_many)
             losses.update({f"{name}_many": loss for name, loss in more.items()})
         if image.proposals is not None and image.proposals.selected is not None:
             losses.update(bottom_up_losses(self.bottom_up.selector, image, targets))
         return weighted_sum(losses), losses
-
-    def mask_losses(
-        self,
-        image: ButdBottomUpOutput,
-        decoded: ButdDetectionDecoderOutput,
-        targets: list[ButdTarget],
-        matches: Matches,
-    ) -> dict[str, torch.Tensor]:
-        """None: detection draws no masks."""
-        return {}
-
-    def output(self, image: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, **fields):
-        layers = list(zip(decoded.logits, decoded.boxes, strict=True))
-        if not self.training:
-            layers = layers[-1:]
-        *auxiliary, last = (
-            {"logits": with_no_object(logits), "pred_boxes": centred(boxes)} for logits, boxes in layers
-        )
-        return self.output_class(
-            **fields,
-            **last,
-            auxiliary_outputs=auxiliary or None,
-            last_hidden_state=decoded.last_hidden_state,
-            hidden_states=decoded.hidden_states,
-            region_attentions=decoded.region_attentions,
-            regions=image.regions,
-        )
-
-
-class ButdForInstanceSegmentation(ButdForObjectDetection):  # trf-ignore: TRF057
-    """Instance segmentation: detection, and a soft mask within the box of each query."""
-
-    output_class = ButdInstanceSegmentationOutput
-
-    def build_heads(self):
-        hidden_size = self.config.top_down_config.hidden_size
-        self.mask_head = ButdMaskHead(self.config.bottom_up_config.fpn_size, hidden_size, MASK_SIZE)
-
-    def output(self, image: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, **fields):
-        if not self.training:  # the loss draws the few masks that it compares
-            boxes = clip_boxes(decoded.boxes[-1])
-            masks = self.mask_head(image.pyramid, boxes, decoded.last_hidden_state.flatten(0, 1))
-            fields["pred_masks"] = masks.unflatten(0, boxes.shape[:2])  # (batch_size, num_queries, m, m)
-        return super().output(image, decoded, **fields)
 
     def mask_losses(
         self,
@@ -169,6 +124,34 @@ class ButdForInstanceSegmentation(ButdForObjectDetection):  # trf-ignore: TRF057
         boxes = torch.cat(boxes)  # (num_masks, 5)
         logits = self.mask_head(image.pyramid, boxes, torch.cat(states))
         return mask_losses(logits, boxes, torch.cat(masked_objects), targets)
+
+    def output(self, image: ButdBottomUpOutput, decoded: ButdDetectionDecoderOutput, **fields):
+        layers = list(zip(decoded.logits, decoded.boxes, strict=True))
+        if not self.training:
+            layers = layers[-1:]
+        *auxiliary, last = (
+            {"logits": with_no_object(logits), "pred_boxes": centred(boxes)} for logits, boxes in layers
+        )
+        if self.mask_head is not None and not self.training:  # the loss draws the few masks that it compares
+            boxes = clip_boxes(decoded.boxes[-1])
+            masks = self.mask_head(image.pyramid, boxes, decoded.last_hidden_state.flatten(0, 1))
+            last["pred_masks"] = masks.unflatten(0, boxes.shape[:2])  # (batch_size, num_queries, m, m)
+        return self.output_class(
+            **fields,
+            **last,
+            auxiliary_outputs=auxiliary or None,
+            last_hidden_state=decoded.last_hidden_state,
+            hidden_states=decoded.hidden_states,
+            region_attentions=decoded.region_attentions,
+            regions=image.regions,
+        )
+
+
+class ButdForInstanceSegmentation(ButdForObjectDetection):  # trf-ignore: TRF057
+    """Instance segmentation: detection, and a soft mask within the box of each query."""
+
+    output_class = ButdInstanceSegmentationOutput
+    has_masks = True
 
 
 __all__ = ["ButdForInstanceSegmentation", "ButdForObjectDetection"]

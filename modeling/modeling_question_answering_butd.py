@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
@@ -22,6 +21,7 @@ from .top_down.question_encoder import ButdQuestionEncoder
 class ButdForQuestionAnswering(ButdPreTrainedModel):  # trf-ignore: TRF057
     """Visual question answering: the question steers attention over the regions; answers are `config.id2label`."""
 
+    _reader = "question_encoder"
     _no_split_modules: ClassVar[list[str]] = ["ButdRegionLayer", "ButdAttentionHop"]  # trf-ignore: TRF022
 
     def __init__(self, config: ButdConfig):
@@ -34,12 +34,6 @@ class ButdForQuestionAnswering(ButdPreTrainedModel):  # trf-ignore: TRF057
             top_down_config, region_size=self.bottom_up.region_size, num_labels=config.num_labels
         )
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.question_encoder.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.question_encoder.embed_tokens = value
 
     @property
     def needs_boxes(self) -> bool:
@@ -73,9 +67,6 @@ class ButdForQuestionAnswering(ButdPreTrainedModel):  # trf-ignore: TRF057
             labels (`torch.Tensor`, *optional*): Soft scores in [0, 1], floats of shape `(num_questions, num_labels)`,
                 for binary cross-entropy, summed over the answers; or one answer each, integers of shape
                 `(num_questions,)`, for cross-entropy with `config.label_smoothing`, -100 where none counts.
-
-        Raises:
-            ValueError: Neither pixels nor features were given, or the size of something doesn't fit.
 
         See `encode_image` for the arguments about the image. Of an image without regions (`region_mask` all False),
         the question alone is answered.

@@ -16,30 +16,18 @@ class ButdRegions(ModelOutput):
     """
     The regions of a batch of images: all that a top-down decoder knows of the image.
 
-    Args:
-        features (`torch.FloatTensor` of shape `(batch_size, num_regions, region_size)`):
-            Pooled appearance of each region; zero where there is none.
-        boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`):
-            `x0, y0, x1, y1` in [0, 1] of the unpadded image; zero where there is no region.
-        saliency (`torch.FloatTensor` of shape `(batch_size, num_regions)`):
-            What ranked the regions, highest first; zero where there is none.
-        mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`):
-            True where a region exists: images differ in how many they have.
-        class_logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_region_labels)`, *optional*):
-            What the selector believes each region shows, given that it shows something.
-        attribute_logits (`torch.FloatTensor` of shape `(batch_size, num_regions, num_region_attributes)`, *optional*):
-            What it believes each region to be like.
-        masks (`torch.FloatTensor` of shape `(batch_size, num_regions, m, m)`, *optional*):
-            Soft segmentation in [0, 1] within each box; zero where there is no region.
+    Images differ in how many they have: every field is zero where `mask` is False. The last three fields are there if
+    the selector has them: what it believes a region to show, given that it shows something, what it believes it to be
+    like, and what of its box belongs to it.
     """
 
-    features: torch.FloatTensor | None = None
-    boxes: torch.FloatTensor | None = None
-    saliency: torch.FloatTensor | None = None
-    mask: torch.BoolTensor | None = None
-    class_logits: torch.FloatTensor | None = None
-    attribute_logits: torch.FloatTensor | None = None
-    masks: torch.FloatTensor | None = None
+    features: torch.FloatTensor | None = None  # (batch_size, num_regions, region_size): pooled appearance
+    boxes: torch.FloatTensor | None = None  # (batch_size, num_regions, 4): `x0, y0, x1, y1` in [0, 1], unpadded image
+    saliency: torch.FloatTensor | None = None  # (batch_size, num_regions): what ranked the regions, highest first
+    mask: torch.BoolTensor | None = None  # (batch_size, num_regions): True where a region exists
+    class_logits: torch.FloatTensor | None = None  # (batch_size, num_regions, num_region_labels)
+    attribute_logits: torch.FloatTensor | None = None  # (batch_size, num_regions, num_region_attributes)
+    masks: torch.FloatTensor | None = None  # (batch_size, num_regions, m, m): soft, in [0, 1], in the box's frame
 
 
 def concatenate_regions(groups: list[ModelOutput], order: torch.LongTensor) -> ModelOutput:
@@ -110,16 +98,10 @@ def ready_regions(
     features: torch.Tensor | None,  # (batch_size, num_regions, region_size); None where only boxes matter
     boxes: torch.Tensor | None,  # (batch_size, num_regions, 4)
     mask: torch.Tensor | None,  # (batch_size, num_regions): true where there is a region; everywhere by default
-    *,
     region_size: int,  # what the model expects
     needs_boxes: bool = True,  # whether the model reads boxes; otherwise they may be left out
 ) -> ButdRegions:
-    """
-    Regions that somebody else selected: the classic way, extract once and train many times.
-
-    Raises:
-        ValueError: A shape doesn't fit, or boxes are missing.
-    """
+    """Regions that others selected, as in extracting once for many trainings; `ValueError` if shapes don't fit."""
     if features is not None and (features.dim() != 3 or features.shape[-1] != region_size):
         raise ValueError(
             f"`region_features` has shape {tuple(features.shape)}, expected (batch_size, num_regions, {region_size})."
@@ -146,11 +128,8 @@ def select_regions(
     """
     Ranks boxes and keeps the best: NMS above an IoU of `config.nms_threshold`, then those that score at least
     `config.score_threshold`, at most `config.num_regions`. Where fewer than `config.min_regions` are left, the best of
-    the others fill up: an image without anything in it still has regions.
-
-    Returns:
-        Indices of shape `(batch_size, min(num_regions, num_boxes))`, best first, and a mask of the same shape that is
-        True where the index counts.
+    the others fill up: an image without anything in it still has regions. Returns indices of shape `(batch_size,
+    min(num_regions, num_boxes))`, best first, and a mask of the same shape that is True where the index counts.
     """
     num_regions = min(config.num_regions, scores.shape[1])
     indices = torch.zeros((len(scores), num_regions), dtype=torch.long, device=scores.device)
@@ -216,18 +195,3 @@ class ButdBoxEmbedding(nn.Module):
         area = size.prod(dim=-1, keepdim=True)
         measures = torch.cat([boxes, size, area], dim=-1)  # (batch_size, num_regions, num_measures)
         return self.out_proj(self.act_fn(self.measures_proj(measures)))  # (batch_size, num_regions, hidden_size)
-
-
-__all__ = [
-    "ButdBoxEmbedding",
-    "ButdRegions",
-    "checked_mask",
-    "concatenate_regions",
-    "describe_boxes",
-    "gather_regions",
-    "join_regions",
-    "mask_regions",
-    "pool_regions",
-    "ready_regions",
-    "select_regions",
-]

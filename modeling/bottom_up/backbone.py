@@ -25,23 +25,14 @@ class FeatureMaps:
     """
     What a selector gets: images of one size as the backbone sees them. Images of other sizes come separately, so that
     nothing depends on the rest of the batch.
-
-    Args:
-        maps (`tuple` of `torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Finest first.
-        image_size (`tuple[int, int]`): Height and width of the images in pixels.
-        image_scale (`torch.FloatTensor` of shape `(batch_size,)`, *optional*): Pixels of the image per pixel of the
-            original one.
-        backbone (`nn.Module`): What made the maps: the published detector runs its last stage on regions.
-        pyramid (`ButdPyramid`, *optional*): Set by a selector with a pyramid, for decoders that attend to it.
-        proposals (`ButdProposals`, *optional*): Set by a learned selector, for its losses.
     """
 
-    maps: tuple[torch.Tensor, ...]
-    image_size: tuple[int, int]
-    image_scale: torch.Tensor | None
-    backbone: nn.Module
-    pyramid: ButdPyramid | None = None
-    proposals: ButdProposals | None = None
+    maps: tuple[torch.Tensor, ...]  # each (batch_size, num_channels, height, width), finest first
+    image_size: tuple[int, int]  # height and width of the images in pixels
+    image_scale: torch.Tensor | None  # (batch_size,): pixels of the image per pixel of the original one
+    backbone: nn.Module  # what made the maps: the published detector runs its last stage on regions
+    pyramid: ButdPyramid | None = None  # set by a selector that has one, for decoders that attend to it
+    proposals: ButdProposals | None = None  # set by a learned selector, for its losses
 
     def concatenated(self) -> torch.Tensor:
         """One map: the finer ones averaged down to the coarsest, `(batch_size, sum of channels, height, width)`."""

@@ -32,23 +32,13 @@ SELECTORS = {
 
 @dataclass
 class ButdBottomUpOutput:
-    """
-    What the bottom-up half makes of a batch of images.
-
-    Args:
-        regions (`ButdRegions`): The regions.
-        pyramid (`ButdPyramid`, *optional*): The feature maps of a selector with a pyramid.
-        proposals (`ButdProposals`, *optional*): What every cell proposed, of a learned selector.
-        noised_boxes (`torch.FloatTensor` of shape `(batch_size, num_noised, 4)`, *optional*): In training, boxes near
-            the labelled ones.
-        noised (`ButdRegions`, *optional*): The regions there.
-    """
+    """What the bottom-up half makes of a batch of images."""
 
     regions: ButdRegions
-    pyramid: ButdPyramid | None = None
-    proposals: ButdProposals | None = None
-    noised_boxes: torch.Tensor | None = None
-    noised: ButdRegions | None = None
+    pyramid: ButdPyramid | None = None  # of a selector that has one
+    proposals: ButdProposals | None = None  # of every cell, of a learned selector
+    noised_boxes: torch.Tensor | None = None  # (batch_size, num_noised, 4): in training, boxes near the labelled ones
+    noised: ButdRegions | None = None  # the regions there
 
 
 class ButdBottomUp(nn.Module):
@@ -75,12 +65,7 @@ class ButdBottomUp(nn.Module):
         region_mask: torch.Tensor | None = None,
         image_scale: torch.Tensor | None = None,
     ) -> ButdBottomUpOutput:
-        """
-        Args: as of `ButdPreTrainedModel.encode_image`.
-
-        Raises:
-            ValueError: The selector is `"given"`, which has no backbone, or shapes don't fit.
-        """
+        """See `ButdPreTrainedModel.encode_image`; `ValueError` without a backbone or if shapes don't fit."""
         if self.backbone is None:
             raise ValueError(
                 f"`pixel_values` can't be used: this model has no backbone (selector 'given'). Give "

@@ -3,16 +3,64 @@
 
 import torch
 from torch import nn
+from torchvision.ops import batched_nms, nms
 
 from ..configuration_butd import ButdBottomUpConfig
 from ..regions import ButdRegions, concatenate_regions
 from .backbone import FeatureMaps
-from .faster_rcnn_anchors import clip_to_image, move_boxes
-from .faster_rcnn_proposals import ButdFasterRcnnProposals
-from .faster_rcnn_selection import select_by_best_class, select_by_class
+from .faster_rcnn_proposals import ButdFasterRcnnProposals, clip_to_image, inclusive, move_boxes
 
 
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the second regression, which only the detectron2 ports use
+NMS_STEP = 0.1  # by which the detectron2 ports raise the threshold until enough regions are left
+
+
+def select_by_class(
+    boxes: torch.Tensor,  # (num_boxes, 4): in pixels of the original image, last included
+    scores: torch.Tensor,  # (num_boxes, num_labels): without background
+    config: ButdBottomUpConfig,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The selection of Anderson et al. (2018): suppression within each class, then each box's best score that is left.
+
+    Boxes that reach `score_threshold` are kept, but at least the best `min_regions` and at most the best
+    `num_regions`. A score is suppressed only by higher ones, so scores below the threshold matter only if too few
+    boxes reach it: without them there is little to do. Returns the indices of the kept boxes, best first and equals in
+    their order, and their best scores.
+    """
+    boxes, enough = inclusive(boxes), min(config.min_regions, len(boxes))
+    for least in (config.score_threshold, 0.0):
+        rows, labels = (scores >= least).nonzero(as_tuple=True)
+        likely = scores[rows, labels]
+        keep = batched_nms(boxes[rows], likely, labels, config.nms_threshold)
+        confidence = torch.zeros_like(scores[:, 0]).scatter_reduce(0, rows[keep], likely[keep], "amax")  # (num_boxes,)
+        if (confidence >= config.score_threshold).sum() >= enough:
+            break
+    ranked, order = confidence.sort(descending=True, stable=True)
+    count = int((ranked >= config.score_threshold).sum())
+    count = min(max(count, config.min_regions), config.num_regions)
+    return order[:count], ranked[:count]
+
+
+def select_by_best_class(
+    boxes: torch.Tensor,  # (num_boxes, 4): regressed for the best class of each
+    scores: torch.Tensor,  # (num_boxes,): of that class
+    config: ButdBottomUpConfig,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The selection of the detectron2 ports: one suppression for all, by each box's best class.
+
+    Where fewer than `min_regions` are left, the threshold is raised by 0.1 and again; the ports give up at 0.9, or at
+    once. Scores have no threshold there, though the ports' settings name one. Returns the indices of the kept boxes,
+    best first, and their scores.
+    """
+    threshold = config.nms_threshold
+    keep = nms(boxes, scores, threshold)
+    while len(keep) < min(config.min_regions, len(boxes)) and threshold < 1:
+        threshold = min(round(threshold + NMS_STEP, 6), 1.0)  # nothing overlaps by more than 1: then all are left
+        keep = nms(boxes, scores, threshold)
+    keep = keep[: config.num_regions]
+    return keep, scores[keep]
 
 
 class ButdFasterRcnnHead(nn.Module):
@@ -38,12 +86,8 @@ class ButdFasterRcnnHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Args:
-            features (`torch.FloatTensor` of shape `(num_regions, region_size)`).
-
-        Returns:
-            Class logits `(num_regions, num_region_labels + 1)`, background last, and attribute logits
-            `(num_regions, num_region_attributes + 1)`, none last, or None without attributes.
+        Class logits `(num_regions, num_region_labels + 1)`, background last, and attribute logits `(num_regions,
+        num_region_attributes + 1)`, none last, or None without attributes, of features `(num_regions, region_size)`.
         """
         class_logits = self.classifier(features)  # (num_regions, num_region_labels + 1)
         if not self.has_attributes:
@@ -82,17 +126,15 @@ class ButdFasterRcnnSelector(nn.Module):
         images = []
         for index, scale in enumerate(scales):  # one by one: images differ in how many proposals they have
             image = FeatureMaps((maps[index, None],), feature_maps.image_size, None, feature_maps.backbone)
-            if boxes is None:
-                images.append(self.select(image, scale))
-            else:
-                images.append(self.describe(image, boxes[index].float(), scale))
+            one = self.select(image, scale) if boxes is None else self.describe(image, boxes[index].float(), scale)
+            images.append(one)
         return concatenate_regions(images, torch.arange(len(images), device=maps.device))
 
     def select(self, image: FeatureMaps, scale: float) -> ButdRegions:
         """The regions that the detector finds in one image."""
         variant, (height, width) = self.config.variant, image.image_size
         with torch.no_grad():
-            boxes, _ = self.proposals(image.maps[0], height, width, scale)
+            boxes = self.proposals(image.maps[0], height, width, scale)
         features = image.backbone.describe(image.maps[0], boxes)  # (num_proposals, region_size)
         class_logits, attribute_logits = self.head(features)
         with torch.no_grad():

@@ -25,17 +25,11 @@ class ButdPyramid(ModelOutput):
 
     Images that are smaller than a map repeat their last row and column beyond their edge: sampling at the edge then
     gives what it gives in a batch of one.
-
-    Args:
-        maps (`tuple` of `torch.FloatTensor` of shape `(batch_size, fpn_size, height, width)`): One per level.
-        deepest (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): The backbone's last map.
-        sizes (`torch.LongTensor` of shape `(batch_size, num_levels + 1, 2)`): Rows and columns that belong to the
-            image, in each of `maps` and in `deepest`.
     """
 
-    maps: tuple[torch.FloatTensor, ...] | None = None
-    deepest: torch.FloatTensor | None = None
-    sizes: torch.LongTensor | None = None
+    maps: tuple[torch.FloatTensor, ...] | None = None  # one per level, (batch_size, fpn_size, height, width)
+    deepest: torch.FloatTensor | None = None  # (batch_size, num_channels, height, width): the backbone's last map
+    sizes: torch.LongTensor | None = None  # (batch_size, num_levels + 1, 2): the image's rows and columns in each
 
 
 def join_pyramids(groups: list[ButdPyramid], order: torch.LongTensor) -> ButdPyramid:
@@ -51,18 +45,13 @@ def join_pyramids(groups: list[ButdPyramid], order: torch.LongTensor) -> ButdPyr
     return ButdPyramid(maps=tuple(levels[:-1]), deepest=levels[-1], sizes=sizes)
 
 
-def pool_level(feature_map: torch.Tensor, sizes: torch.Tensor, boxes: torch.Tensor, side: int) -> torch.Tensor:
-    """
-    RoIAlign (He et al. 2017) of boxes from one map.
-
-    Args:
-        feature_map (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`).
-        sizes (`torch.LongTensor` of shape `(batch_size, 2)`): Rows and columns that belong to each image.
-        boxes (`torch.FloatTensor` of shape `(num_boxes, 5)`): Row of the image, then `x0, y0, x1, y1` in [0, 1].
-
-    Returns:
-        `torch.FloatTensor` of shape `(num_boxes, num_channels, side, side)`.
-    """
+def pool_level(
+    feature_map: torch.Tensor,  # (batch_size, num_channels, height, width)
+    sizes: torch.Tensor,  # (batch_size, 2): rows and columns that belong to each image
+    boxes: torch.Tensor,  # (num_boxes, 5): row of the image, then `x0, y0, x1, y1` in [0, 1]
+    side: int,
+) -> torch.Tensor:
+    """RoIAlign (He et al. 2017) of boxes from one map: `(num_boxes, num_channels, side, side)`."""
     scale = sizes[boxes[:, 0].long()].flip(-1).repeat(1, 2).to(boxes.dtype)  # (num_boxes, 4)
     # RoIAlign reads anywhere in memory at a coordinate that is no number
     rois = torch.cat([boxes[:, :1], (boxes[:, 1:] * scale).nan_to_num(0.0, 0.0, 0.0)], dim=1)
@@ -73,14 +62,10 @@ def pool_level(feature_map: torch.Tensor, sizes: torch.Tensor, boxes: torch.Tens
 
 def pool_pyramid(pyramid: ButdPyramid, boxes: torch.Tensor, side: int) -> torch.Tensor:
     """
-    RoIAlign of each box from the level where it spans 8 to 16 cells (Lin et al. 2017, equation 1, but 14 to 28 there).
+    RoIAlign of each box from the level where it spans 8 to 16 cells (Lin et al. 2017, equation 1, but 14 to 28 there):
+    `(batch_size * num_boxes, fpn_size, side, side)`.
 
-    Args:
-        boxes (`torch.FloatTensor` of shape `(batch_size, num_boxes, 4)` or `(num_boxes, 5)`): `x0, y0, x1, y1` in
-            [0, 1] of the unpadded image, in the second form behind the row of the image.
-
-    Returns:
-        `torch.FloatTensor` of shape `(batch_size * num_boxes, fpn_size, side, side)`.
+    Boxes are `(batch_size, num_boxes, 4)`, `x0, y0, x1, y1` in [0, 1], or `(num_boxes, 5)`, behind the image's row.
     """
     boxes = boxes.detach().float()
     if boxes.dim() == 3:

@@ -14,14 +14,14 @@ class ButdMaskHead(nn.Module):
 
     What differs: one mask instead of one per class, two convolutions instead of four, and the state of the region or
     query scales and shifts the channels (Perez et al. 2018, "FiLM"), which tells two objects in one box apart.
-
-    Args:
-        cell_size (`int`): Channels of the pyramid.
-        state_size (`int`): Width of the state.
-        mask_size (`int`): Side of the mask, even.
     """
 
-    def __init__(self, cell_size: int, state_size: int, mask_size: int):
+    def __init__(
+        self,
+        cell_size: int,  # channels of the pyramid
+        state_size: int,
+        mask_size: int,  # its side, even
+    ):
         super().__init__()
         self.mask_size = mask_size
         self.modulation = nn.Linear(state_size, 2 * cell_size)
@@ -41,12 +41,8 @@ class ButdMaskHead(nn.Module):
 
     def forward(self, pyramid: ButdPyramid, boxes: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """
-        Args:
-            boxes (`torch.FloatTensor`): As for `pool_pyramid`; they get no gradient.
-            states (`torch.FloatTensor` of shape `(total number of boxes, state_size)`): Of the regions or queries.
-
-        Returns:
-            Logits of shape `(total number of boxes, mask_size, mask_size)`.
+        Logits `(total number of boxes, mask_size, mask_size)` of boxes as `pool_pyramid` takes them, without gradient,
+        and of the states `(total number of boxes, state_size)` of their regions or queries.
         """
         cells = pool_pyramid(pyramid, boxes, self.mask_size // 2)
         if cells.shape[0] == 0:

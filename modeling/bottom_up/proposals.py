@@ -20,24 +20,13 @@ LARGEST_EXPONENT = 3.0  # a box reaches from 1/20 of that to 20 times as far
 
 @dataclass
 class ButdProposals(ModelOutput):
-    """
-    What every cell of every level proposes, level after level, rows first.
+    """What every cell of every level proposes, level after level, rows first."""
 
-    Args:
-        logits (`torch.FloatTensor` of shape `(batch_size, num_cells)`): Objectness before the sigmoid.
-        boxes (`torch.FloatTensor` of shape `(batch_size, num_cells, 4)`): `x0, y0, x1, y1` in units of the unpadded
-            image, not clipped to it.
-        points (`torch.FloatTensor` of shape `(batch_size, num_cells, 2)`): `x, y` of the cell's centre in [0, 1].
-        mask (`torch.BoolTensor` of shape `(batch_size, num_cells)`): True where there is a cell.
-        selected (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`, *optional*): Boxes that became regions,
-            before refinement.
-    """
-
-    logits: torch.FloatTensor | None = None
-    boxes: torch.FloatTensor | None = None
-    points: torch.FloatTensor | None = None
-    mask: torch.BoolTensor | None = None
-    selected: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None  # (batch_size, num_cells): objectness before the sigmoid
+    boxes: torch.FloatTensor | None = None  # (batch_size, num_cells, 4): `x0, y0, x1, y1`, not clipped to [0, 1]
+    points: torch.FloatTensor | None = None  # (batch_size, num_cells, 2): `x, y` of the cell's centre in [0, 1]
+    mask: torch.BoolTensor | None = None  # (batch_size, num_cells): True where there is a cell
+    selected: torch.FloatTensor | None = None  # (batch_size, num_regions, 4): became regions; before refinement
 
 
 class ButdProposalHead(nn.Module):

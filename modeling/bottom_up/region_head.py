@@ -13,9 +13,7 @@ from .mask_head import ButdMaskHead
 
 
 POOLED_SIZE = 7
-NARROW_SIZE = (
-    64  # channels per cell before all cells are joined by one linear layer, which has most of the head's weights
-)
+NARROW_SIZE = 64  # channels per cell before one linear layer joins all cells: it has most of the head's weights
 
 
 class ButdRegionHead(nn.Module):
@@ -68,20 +66,12 @@ class ButdRegionHead(nn.Module):
     def forward(
         self,
         pyramid: ButdPyramid,
-        boxes: torch.Tensor,
-        saliency: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
+        boxes: torch.Tensor,  # (batch_size, num_regions, 4): `x0, y0, x1, y1` in [0, 1]
+        saliency: torch.Tensor | None = None,  # (batch_size, num_regions): what ranked them; 1 if nobody did
+        mask: torch.Tensor | None = None,  # (batch_size, num_regions): True where there is a region; default all
         refine: bool = True,
     ) -> ButdRegions:
-        """
-        Args:
-            boxes (`torch.FloatTensor` of shape `(batch_size, num_regions, 4)`): `x0, y0, x1, y1` in [0, 1].
-            saliency (`torch.FloatTensor` of shape `(batch_size, num_regions)`, *optional*): What ranked them; 1 for
-                boxes that nobody ranked.
-            mask (`torch.BoolTensor` of shape `(batch_size, num_regions)`, *optional*): True where there is a region;
-                everywhere by default.
-            refine (`bool`): Whether boxes are refined.
-        """
+        """The regions at the boxes, refined unless `refine` is False."""
         if mask is None:
             mask = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
         features = self.features(pyramid, boxes)

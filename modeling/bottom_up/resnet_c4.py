@@ -18,15 +18,38 @@ POOLED_SIZE = 14
 REGIONS_AT_ONCE = 32  # what the last stage computes of so many regions stays within the caches
 
 
-def fold_batch_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+def is_plain_bottleneck(block: nn.Module) -> bool:
+    return type(block) is Bottleneck and block.se is None and isinstance(block.aa, nn.Identity)
+
+
+def folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of the one convolution that does what `conv` and a batch norm with fixed statistics do."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (out_channels,)
     weight = (conv.weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
     return weight, norm.bias - norm.running_mean * scale
 
 
-def is_plain_bottleneck(block: nn.Module) -> bool:
-    return type(block) is Bottleneck and block.se is None and isinstance(block.aa, nn.Identity)
+def folded_weights(block: Bottleneck) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """Weights and biases of a block's three convolutions, and of the one on its shortcut if it has one."""
+    pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3)]
+    if block.downsample is not None:
+        pairs.append((block.downsample[0], block.downsample[1]))
+    return tuple(folded(conv, norm) for conv, norm in pairs)
+
+
+def folded_block(
+    block: Bottleneck,
+    hidden_states: torch.Tensor,
+    weights: tuple[tuple[torch.Tensor, torch.Tensor], ...],
+) -> torch.Tensor:
+    """What the block computes with its `folded_weights`, undilated."""
+    first, second, third, *shortcut = weights
+    residual = hidden_states
+    if shortcut:
+        residual = F.conv2d(hidden_states, *shortcut[0], stride=block.downsample[0].stride)
+    hidden_states = F.conv2d(hidden_states, *first, stride=block.conv1.stride).relu()
+    hidden_states = F.conv2d(hidden_states, *second, padding=1, groups=block.conv2.groups).relu()
+    return (F.conv2d(hidden_states, *third) + residual).relu()
 
 
 class ButdResnetC4(nn.Module):
@@ -37,8 +60,8 @@ class ButdResnetC4(nn.Module):
     their first block; the pooling of the stem has no padding, but a last partial window; the last stage has stride 1
     and every 3 × 3 convolution in it dilation 2.
 
-    In evaluation mode batch norm is folded into the convolutions, memory is channels last, and the dilated last stage
-    is computed undilated: the same to rounding, several times faster on a CPU (`examples/benchmarks/`).
+    Batch norm is folded into the convolutions, memory is channels last, and the dilated last stage is computed
+    undilated: the same to rounding, several times faster on a CPU.
     """
 
     def __init__(self, config: ButdBottomUpConfig):
@@ -72,16 +95,12 @@ class ButdResnetC4(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> BackboneOutput:
         """The map of the fourth stage, stride 16, of images of one size."""
-        if self.training:  # folded weights have no gradient of their own
-            hidden_states = self.maxpool(self.act1(self.bn1(self.conv1(pixel_values))))
-            hidden_states = self.layer3(self.layer2(self.layer1(hidden_states)))
-            return BackboneOutput(feature_maps=(hidden_states,))
-        weight, bias = fold_batch_norm(self.conv1, self.bn1)
+        weight, bias = folded(self.conv1, self.bn1)
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         hidden_states = F.conv2d(pixel_values, weight, bias, self.conv1.stride, self.conv1.padding).relu()
         hidden_states = self.maxpool(hidden_states)
         for block in (*self.layer1, *self.layer2, *self.layer3):
-            hidden_states = folded_block(block, hidden_states, *folded_weights(block))
+            hidden_states = folded_block(block, hidden_states, folded_weights(block))
         return BackboneOutput(feature_maps=(hidden_states,))
 
     def describe(self, feature_map: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
@@ -89,21 +108,14 @@ class ButdResnetC4(nn.Module):
         Appearance of regions: max RoI pooling to 14 × 14 (Girshick 2015), the last stage, the mean.
 
         Where the last stage is all dilated by 2, cells of even and of odd rows and columns never meet: it is four
-        undilated ones on 7 × 7 cells each, which is how it is computed in evaluation mode.
+        undilated ones on 7 × 7 cells each.
 
-        Args:
-            feature_map (`torch.FloatTensor` of shape `(1, num_channels, height, width)`): Of one image.
-            boxes (`torch.FloatTensor` of shape `(num_regions, 4)`): `x0, y0, x1, y1` in pixels, the last included.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_regions, region_size)`.
+        The map is `(1, num_channels, height, width)`, boxes `(num_regions, 4)` are `x0, y0, x1, y1` in pixels, the
+        last included; returns `(num_regions, region_size)`.
         """
         rois = F.pad(boxes.float(), (1, 0))  # (num_regions, 5): all of image 0
         dtype = feature_map.dtype
         feature_map = feature_map.float().contiguous()  # pooling has no half precision kernel on every device
-        if self.training:  # folded weights have no gradient of their own
-            pooled = roi_pool(feature_map, rois, POOLED_SIZE, 1 / STRIDE).to(dtype)
-            return self.layer4(pooled).mean(dim=(2, 3))  # (num_regions, region_size)
         weights = [folded_weights(block) for block in self.layer4]
         parts = []
         for some in rois.split(REGIONS_AT_ONCE):
@@ -112,37 +124,8 @@ class ButdResnetC4(nn.Module):
             phases = [pooled[:, :, top::2, left::2] for top in (0, 1) for left in (0, 1)]
             phases = torch.cat(phases)  # (4 * some, num_channels, 7, 7)
             phases = phases.contiguous(memory_format=torch.channels_last)
-            for block, folded in zip(self.layer4, weights, strict=True):
-                phases = folded_block(block, phases, *folded, dilation=1)
+            for block, of_block in zip(self.layer4, weights, strict=True):
+                phases = folded_block(block, phases, of_block)
             means = phases.mean(dim=(2, 3))  # (4 * some, region_size)
             parts.append(means.unflatten(0, (4, -1)).mean(dim=0))  # (some, region_size)
         return torch.cat(parts)  # (num_regions, region_size)
-
-
-def folded_weights(block: Bottleneck) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    """Weights and biases of a block's three convolutions, and of the one on its shortcut if it has one."""
-    pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3)]
-    if block.downsample is not None:
-        pairs.append((block.downsample[0], block.downsample[1]))
-    return tuple(fold_batch_norm(conv, norm) for conv, norm in pairs)
-
-
-def folded_block(
-    block: Bottleneck,
-    hidden_states: torch.Tensor,
-    first: tuple[torch.Tensor, torch.Tensor],
-    second: tuple[torch.Tensor, torch.Tensor],
-    third: tuple[torch.Tensor, torch.Tensor],
-    shortcut: tuple[torch.Tensor, torch.Tensor] | None = None,
-    dilation: int | None = None,
-) -> torch.Tensor:
-    """What the block computes, from folded weights; `dilation` takes the place of the block's own."""
-    dilation = block.conv2.dilation[0] if dilation is None else dilation
-    residual = hidden_states
-    if shortcut is not None:
-        residual = F.conv2d(hidden_states, *shortcut, stride=block.downsample[0].stride)
-    hidden_states = F.conv2d(hidden_states, *first, stride=block.conv1.stride).relu()
-    hidden_states = F.conv2d(
-        hidden_states, *second, padding=dilation, dilation=dilation, groups=block.conv2.groups
-    ).relu()
-    return (F.conv2d(hidden_states, *third) + residual).relu()

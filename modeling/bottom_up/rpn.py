@@ -17,12 +17,7 @@ NUM_CANDIDATES = 512  # enter NMS: an object has about ten near-copies, and 36 r
 
 
 class ButdRpnSelector(nn.Module):
-    """
-    A region proposal network over a feature pyramid, and a light head that describes what it proposed.
-
-    Args:
-        channels (`list[int]`): Channels of the backbone's feature maps, finest first.
-    """
+    """A region proposal network over a feature pyramid, and a light head that describes what it proposed."""
 
     def __init__(self, config: ButdBottomUpConfig, channels: list[int]):
         super().__init__()

@@ -15,11 +15,7 @@ STEPS_PER_UNIT = 2**20  # of a standard deviation: as fine as float32 where it c
 
 
 def window_cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """
-    Every window on a map of `height` × `width` cells, as `left, top, right, bottom` in cells.
-
-    `WINDOW_SIZES` are tried in every combination of width and height; the order is deterministic.
-    """
+    """Windows of all `WINDOW_SIZES`, in width and in height, as `left, top, right, bottom` in cells."""
     heights = sorted({max(1, round(size * height)) for size in WINDOW_SIZES})
     widths = sorted({max(1, round(size * width)) for size in WINDOW_SIZES})
     return [
@@ -75,11 +71,8 @@ class ButdSaliencySelector(nn.Module):
 
     def contrast(self, feature_map: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
         """
-        Centre-surround contrast of each window, zero or higher.
-
-        Args:
-            feature_map (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`).
-            windows (`torch.LongTensor` of shape `(num_windows, 4)`): `left, top, right, bottom` in cells.
+        Centre-surround contrast `(batch_size, num_windows)`, zero or higher, of windows `(num_windows, 4)`, `left,
+        top, right, bottom` in cells, on a map `(batch_size, num_channels, height, width)`.
         """
         _, num_channels, height, width = feature_map.shape
         scaled = feature_map.float()  # sums over many cells need more than half precision

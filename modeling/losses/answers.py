@@ -11,17 +11,12 @@ SINGLE, SOFT = "single_label_classification", "multi_label_classification"  # tr
 
 
 def class_loss(
-    logits: torch.Tensor, labels: torch.Tensor, config: ButdConfig, num_items: torch.Tensor | int | None = None
+    logits: torch.Tensor,  # (..., num_classes): scores of tokens or answers
+    labels: torch.Tensor,  # (...): the right ones, -100 where none counts
+    config: ButdConfig,
+    num_items: torch.Tensor | int | None = None,  # labels that count in all batches of a step, said by the trainer
 ) -> torch.Tensor:
-    """
-    Mean cross-entropy with `config.label_smoothing`.
-
-    Args:
-        logits (`torch.FloatTensor` of shape `(..., num_classes)`): Scores of tokens or answers.
-        labels (`torch.LongTensor` of shape `(...)`): The right ones, -100 where none counts.
-        num_items (*optional*): How many labels count in all the batches of a step, as a trainer that accumulates
-            gradients says.
-    """
+    """Mean cross-entropy with `config.label_smoothing`."""
     loss = nn.functional.cross_entropy(
         logits.flatten(0, -2).float(),
         labels.flatten().long(),
@@ -35,16 +30,10 @@ def answer_loss(
     logits: torch.Tensor, labels: torch.Tensor, config: ButdConfig, num_items: torch.Tensor | int | None = None
 ) -> torch.Tensor:
     """
-    Loss of soft scores or of one answer each: by `config.problem_type`, or without it by the kind of labels.
+    Loss of logits `(num_questions, num_labels)`: by `config.problem_type`, or without it by the kind of labels.
 
-    Args:
-        logits (`torch.FloatTensor` of shape `(num_questions, num_labels)`): Scores of the answers.
-        labels (`torch.Tensor`): Soft scores in [0, 1], floats of the shape of `logits`, for binary cross-entropy
-            summed over the answers; or one answer each, integers `(num_questions,)`, for `class_loss`.
-        num_items (*optional*): As in `class_loss`: entries of `labels` that aren't -100.
-
-    Raises:
-        ValueError: If the labels fit neither.
+    Labels are soft scores in [0, 1], floats of the shape of `logits`, for binary cross-entropy summed over the
+    answers; or one answer each, integers `(num_questions,)`, for `class_loss`. `ValueError` if they fit neither.
     """
     problem = config.problem_type or (SOFT if labels.is_floating_point() else SINGLE)
     # CODEPATH: checkpoints learn from soft scores or from one answer to each question

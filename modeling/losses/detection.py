@@ -10,8 +10,7 @@ from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher, RTDetrLoss
 
 from ..boxes import ABSENT_LOGIT, centred
 from ..top_down.detection import ButdDetectionDecoderOutput
-from .counts import mean_count
-from .targets import ButdTarget, masks_within
+from .targets import ButdTarget, masks_within, mean_count
 
 
 # weights of the parts of the loss, as in Deformable DETR and RT-DETR; the bottom-up parts count as they are
@@ -50,22 +49,20 @@ class ButdSetLoss:
         self.criterion = RTDetrLoss(settings)
 
     def __call__(
-        self, decoded: ButdDetectionDecoderOutput, exists: torch.Tensor, targets: list[ButdTarget], copies: int = 1
+        self,
+        decoded: ButdDetectionDecoderOutput,  # logits and boxes of each layer
+        exists: torch.Tensor,  # (batch_size, num_queries): False where there is no query
+        targets: list[ButdTarget],
+        copies: int = 1,  # queries matched with each object
     ) -> tuple[dict[str, torch.Tensor], Matches]:
         """
-        Args:
-            decoded (`ButdDetectionDecoderOutput`): Logits and boxes of each layer.
-            exists (`torch.BoolTensor` of shape `(batch_size, num_queries)`): False where there is no query.
-            copies (`int`): Queries matched with each object.
-
-        Returns:
-            `loss_ce`, `loss_bbox` and `loss_giou` of the last layer, with `_0`, `_1`, ... of those before, and the
-            matches of the last.
+        `loss_ce`, `loss_bbox` and `loss_giou` of the last layer, with `_0`, `_1`, ... of those before, and the matches
+        of the last.
         """
-        labels = [
-            {"class_labels": target.class_labels.repeat(copies), "boxes": target.centred_boxes.repeat(copies, 1)}
-            for target in targets
-        ]
+        labels = []
+        for target in targets:
+            boxes = box_convert(target.boxes, "xyxy", "cxcywh").repeat(copies, 1)
+            labels.append({"class_labels": target.class_labels.repeat(copies), "boxes": boxes})
         number = mean_count(exists.new_tensor(sum(len(label["boxes"]) for label in labels), dtype=torch.float))
         losses, last = {}, len(decoded.logits) - 1
         for layer, (logits, boxes) in enumerate(zip(decoded.logits, decoded.boxes, strict=True)):

@@ -12,8 +12,7 @@ from ..bottom_up.region_head import ButdRegionHead
 from ..bottom_up.rpn import ButdRpnSelector
 from ..boxes import refine_boxes
 from ..regions import ButdRegions, join_regions
-from .counts import mean_count
-from .targets import ButdTarget, masks_within, noised_targets
+from .targets import ButdTarget, masks_within, mean_count, noised_targets
 
 
 CELLS_PER_OBJECT = 10  # that learn to propose it, as in TOOD

@@ -10,8 +10,7 @@ from torchvision.ops import box_convert, box_iou
 from ..configuration_butd import ButdConfig
 from ..regions import ButdRegions
 from ..top_down.scene_graph import ButdPairs
-from .counts import mean_count
-from .targets import checked_objects, require_range
+from .targets import checked_objects, mean_count, require_range
 
 
 POSITIVE_OVERLAP = 0.5  # of a region with the object that it matches
@@ -21,52 +20,32 @@ NO_OBJECT_WEIGHT = 0.1  # of "no object" in the loss, as in DETR: most regions m
 
 @dataclass
 class ButdGraphTarget:
-    """
-    The annotated scene graph of one image.
+    """The annotated scene graph of one image."""
 
-    Args:
-        class_labels (`torch.LongTensor` of shape `(num_objects,)`): Class of each object.
-        boxes (`torch.FloatTensor` of shape `(num_objects, 4)`): `x0, y0, x1, y1` in [0, 1].
-        relations (`torch.LongTensor` of shape `(num_relations, 3)`, *optional*): Subject, object and predicate, each
-            once, none of an object to itself; None where nobody annotated any.
-    """
-
-    class_labels: torch.Tensor
-    boxes: torch.Tensor
-    relations: torch.Tensor | None
+    class_labels: torch.Tensor  # (num_objects,)
+    boxes: torch.Tensor  # (num_objects, 4): `x0, y0, x1, y1` in [0, 1]
+    relations: torch.Tensor | None  # (num_relations, 3): subject, object, predicate; None where nobody annotated any
 
 
 @dataclass
 class ButdMatchedGraph:
-    """
-    The annotated graphs of a batch in terms of its regions.
+    """The annotated graphs of a batch in terms of its regions."""
 
-    Args:
-        objects (`torch.LongTensor` of shape `(batch_size, num_regions)`): The object that each region matches, or -1.
-        relations (`list`): For each image the relations between regions `(num_relations, 3)`, or None where nobody
-            annotated any.
-        labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): Labels that relations are predicted from.
-        required (`tuple`, *optional*): Pairs that have to be kept, see `ButdPairScorer.select`.
-    """
-
-    objects: torch.Tensor
-    relations: list[torch.Tensor | None]
-    labels: torch.Tensor
-    required: tuple[torch.Tensor, torch.Tensor] | None
+    objects: torch.Tensor  # (batch_size, num_regions): the object that each region matches, or -1
+    relations: list[torch.Tensor | None]  # of each image between regions, (num_relations, 3); None if not annotated
+    labels: torch.Tensor  # (batch_size, num_regions): labels that relations are predicted from
+    required: tuple[torch.Tensor, torch.Tensor] | None  # pairs that have to be kept, see `ButdPairScorer.select`
 
 
 def prepare_graph_targets(
     labels: list[dict[str, torch.Tensor]], config: ButdConfig, num_images: int
 ) -> list[ButdGraphTarget]:
     """
-    Checks labels. Repeated relations count once, those of an object to itself are left out.
+    Checks labels; `ValueError` names the image and row that don't fit. Repeated relations count once, those of an
+    object to itself are left out.
 
-    Args:
-        labels (`list[dict]`): For each image `class_labels` (n,), `boxes` (n, 4) as `centre x, centre y, width,
-            height` in [0, 1] of the unpadded image, and unless nobody annotated any, `relations` (r, 3).
-
-    Raises:
-        ValueError: Shapes don't fit, or a label, object or predicate doesn't exist; the message names image and row.
+    Labels are for each image `class_labels` (n,), `boxes` (n, 4) as `centre x, centre y, width, height` in [0, 1] of
+    the unpadded image, and unless nobody annotated any, `relations` (r, 3).
     """
     targets = []
     for name, label, class_labels, boxes in checked_objects(labels, config.num_labels, num_images):
@@ -88,19 +67,16 @@ def prepare_graph_targets(
 
 @torch.no_grad()
 def match_objects(
-    boxes: torch.Tensor, mask: torch.Tensor, targets: list[ButdGraphTarget], labelled: bool
+    boxes: torch.Tensor,
+    mask: torch.Tensor,
+    targets: list[ButdGraphTarget],
+    labelled: bool,  # whether the regions came with labels: they must then be the annotated objects
 ) -> torch.Tensor:
     """
     The object that each region matches, or -1: `(batch_size, num_regions)`.
 
     Where regions are the annotated boxes in their order, they match in that order: objects may share a box. Else it is
     the object that the region overlaps most, by at least half.
-
-    Args:
-        labelled (`bool`): Whether the regions came with labels: they are then the annotated objects.
-
-    Raises:
-        ValueError: Labelled regions are not as many as the objects.
     """
     matched = torch.full_like(mask, -1, dtype=torch.long)
     for row, target in enumerate(targets):

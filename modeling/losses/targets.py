@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels of detection, checked and prepared for losses."""
+"""Labels of detection, checked and prepared for losses; and what sums of losses are divided by."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,47 +20,46 @@ MOST_NOISED = 100  # boxes per image: crowded images would otherwise set the pac
 
 @dataclass
 class ButdTarget:
-    """
-    What is to be found in one image. Crowds, and boxes without any area inside the image, are not to be found.
+    """What is to be found in one image: neither crowds, nor boxes without any area inside the image."""
 
-    Args:
-        class_labels (`torch.LongTensor` of shape `(num_objects,)`): Class of each object.
-        boxes (`torch.FloatTensor` of shape `(num_objects, 4)`): `x0, y0, x1, y1` in [0, 1], clipped to the image.
-        crowds (`torch.FloatTensor` of shape `(num_crowds, 4)`): Boxes in which nothing found is wrong.
-        attribute_labels (`torch.LongTensor` of shape `(num_objects,)`): Attribute of each object, -1 if unknown.
-        masks (`torch.Tensor` of shape `(num_objects, height, width)`, *optional*): What belongs to each object.
-        has_mask (`torch.BoolTensor` of shape `(num_objects,)`): True where its mask is known.
-    """
-
-    class_labels: torch.Tensor
-    boxes: torch.Tensor
-    crowds: torch.Tensor
-    attribute_labels: torch.Tensor
-    masks: torch.Tensor | None
-    has_mask: torch.Tensor
-
-    @property
-    def centred_boxes(self) -> torch.Tensor:
-        """Boxes as `centre x, centre y, width, height`."""
-        return box_convert(self.boxes, "xyxy", "cxcywh")  # (num_objects, 4)
+    class_labels: torch.Tensor  # (num_objects,)
+    boxes: torch.Tensor  # (num_objects, 4): `x0, y0, x1, y1` in [0, 1], clipped to the image
+    crowds: torch.Tensor  # (num_crowds, 4): boxes in which nothing found is wrong
+    attribute_labels: torch.Tensor  # (num_objects,): -1 if unknown
+    masks: torch.Tensor | None  # (num_objects, height, width)
+    has_mask: torch.Tensor  # (num_objects,): True where its mask is known
 
     def in_crowd(self, boxes: torch.Tensor) -> torch.Tensor:
         """Which of the boxes (num_boxes, 4), `x0, y0, x1, y1` in [0, 1], lie in a crowd: `(num_boxes,)`."""
         return (overlap_with(boxes, self.crowds) > CROWD_OVERLAP).any(dim=1)
 
 
-def masks_within(targets: list[ButdTarget], boxes: torch.Tensor, objects: torch.Tensor, side: int) -> torch.Tensor:
+def mean_count(
+    count: torch.Tensor,  # (): what this process counts, on the device that processes talk by
+    least: float = 1.0,  # least count of all processes together
+) -> torch.Tensor:
     """
-    Masks of some objects, cut out by boxes: 1.0 on the object, else 0.0.
+    The mean over processes of what each of them counts, so that the mean over processes of their sums of losses,
+    divided by it, is the loss of all their images together. The detectors of transformers do the same.
 
-    Args:
-        boxes (`torch.FloatTensor` of shape `(num_boxes, 5)`): Row of the image, then `x0, y0, x1, y1` in [0, 1]; image
-            after image.
-        objects (`torch.LongTensor` of shape `(num_boxes,)`): Whose mask is cut out by each.
-
-    Returns:
-        `torch.FloatTensor` of shape `(num_boxes, side, side)`.
+    Processes meet here only where gradients are wanted. Then they step together; in evaluations one may have more
+    batches than another, and would wait for ever.
     """
+    processes = 1
+    if torch.is_grad_enabled() and torch.distributed.is_available() and torch.distributed.is_initialized():
+        processes = torch.distributed.get_world_size()
+        count = count.clone()
+        torch.distributed.all_reduce(count)
+    return count.clamp(min=least) / processes
+
+
+def masks_within(
+    targets: list[ButdTarget],
+    boxes: torch.Tensor,  # (num_boxes, 5): row of the image, then `x0, y0, x1, y1` in [0, 1]; image after image
+    objects: torch.Tensor,  # (num_boxes,): whose mask is cut out by each
+    side: int,
+) -> torch.Tensor:
+    """Masks of some objects, cut out by boxes, `(num_boxes, side, side)`: 1.0 on the object, else 0.0."""
     parts = [boxes.new_zeros((0, side, side))]
     for row, target in enumerate(targets):
         is_here = boxes[:, 0] == row
@@ -84,10 +83,8 @@ def checked_objects(
     labels: list[dict[str, torch.Tensor]], num_labels: int, num_images: int
 ) -> Iterator[tuple[str, dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
     """
-    For each image its name in errors, its label, and its class labels (n,) and boxes (n, 4).
-
-    Raises:
-        ValueError: There are not as many labels as images, not as many boxes as classes, or a class doesn't exist.
+    For each image its name in errors, its label, and its class labels (n,) and boxes (n, 4); `ValueError` where there
+    are not as many labels as images, not as many boxes as classes, or a class doesn't exist.
     """
     if len(labels) != num_images:
         raise ValueError(f"`labels` has {len(labels)} entries, expected one for each of the {num_images} images.")
@@ -105,15 +102,11 @@ def checked_objects(
 
 def prepare_targets(labels: list[dict[str, torch.Tensor]], config: ButdConfig, num_images: int) -> list[ButdTarget]:
     """
-    Checks labels and separates objects from crowds.
+    Checks labels and separates objects from crowds; `ValueError` names the image and row that don't fit.
 
-    Args:
-        labels (`list[dict]`): For each image `class_labels` (n,) and `boxes` (n, 4) as `centre x, centre y, width,
-            height` in [0, 1] of the unpadded image; optional `masks` (n, height, width), `has_mask` (n,),
-            `attribute_labels` (n,) with -1 where unknown, and `iscrowd` (n,).
-
-    Raises:
-        ValueError: Shapes don't fit, or a class or attribute label doesn't exist; the message names image and row.
+    Labels are for each image `class_labels` (n,) and `boxes` (n, 4) as `centre x, centre y, width, height` in [0, 1]
+    of the unpadded image; optional `masks` (n, height, width), `has_mask` (n,), `attribute_labels` (n,) with -1 where
+    unknown, and `iscrowd` (n,).
     """
     num_attributes = config.bottom_up_config.num_region_attributes
     targets = []
@@ -153,12 +146,7 @@ def prepare_targets(labels: list[dict[str, torch.Tensor]], config: ButdConfig, n
 
 
 def noised_targets(targets: list[ButdTarget]) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Noised copies of the boxes to be found.
-
-    Returns:
-        Boxes of shape `(batch_size, most, 4)` and a mask of shape `(batch_size, most)`, True where there is a copy.
-    """
+    """Noised copies `(batch_size, most, 4)` of the boxes to be found; the mask is True where there is a copy."""
     noised = []
     for target in targets:
         boxes = target.boxes

@@ -8,8 +8,12 @@ from transformers.cache_utils import DynamicCache
 from butd_hf.modeling.configuration_butd import ButdConfig, ButdTopDownConfig
 from butd_hf.modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from butd_hf.modeling.regions import ButdRegions
-from butd_hf.modeling.top_down.recurrent import ButdGruDecoder, ButdLstmDecoder, ButdRecurrentDecoder
-from butd_hf.modeling.top_down.recurrent import ButdRecurrentCache
+from butd_hf.modeling.top_down.recurrent import (
+    ButdGruDecoder,
+    ButdLstmDecoder,
+    ButdRecurrentCache,
+    ButdRecurrentDecoder,
+)
 
 
 REGION_SIZE, NUM_REGIONS, VOCAB_SIZE, LENGTH, HIDDEN_SIZE = 12, 5, 40, 6, 16
