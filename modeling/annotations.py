@@ -47,7 +47,6 @@ def labels_of_annotation(
     target: Mapping[str, Any],
     size: tuple[int, int],
     processed_size: tuple[int, int],
-    *,
     return_segmentation_masks: bool = False,
     name: str = "annotations",
 ) -> dict[str, torch.Tensor]:
@@ -129,10 +128,7 @@ def clipped_corners(bbox: Any, height: float, width: float, name: str) -> list[f
 def decode_segmentation(segmentation: Any, height: int, width: int, name: str = "segmentation") -> np.ndarray | None:
     """
     The mask `(height, width)` of COCO's polygons or run lengths, compressed or not, by faster-coco-eval: uint8, 1 on
-    the object; None where the segmentation is None or empty.
-
-    Raises:
-        ValueError: It isn't in one of these forms, or of another size.
+    the object; None where the segmentation is None or empty. `ValueError` if it has another form or size.
     """
     if segmentation is None or (isinstance(segmentation, (list, tuple)) and len(segmentation) == 0):
         return None

@@ -257,16 +257,8 @@ class ButdConfig(PreTrainedConfig):  # trf-ignore: TRF057
     }
     # what `Trainer` leaves out of predictions: everything but losses and what heads say
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
-        "auxiliary_outputs",
-        "cache",
-        "cross_attentions",
-        "decoder_attentions",
-        "decoder_hidden_states",
-        "encoder_last_hidden_state",
-        "hidden_states",
-        "last_hidden_state",
-        "region_attentions",
-        "regions",
+        *("auxiliary_outputs", "cache", "cross_attentions", "decoder_attentions", "decoder_hidden_states"),
+        *("encoder_last_hidden_state", "hidden_states", "last_hidden_state", "region_attentions", "regions"),
     ]
 
     bottom_up_config: dict | PreTrainedConfig | None = None  # what proposes, ranks and pools regions

@@ -76,12 +76,8 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         """
         An image processor with the mean, standard deviation and interpolation that a timm backbone was trained with.
 
-        Args:
-            backbone (`str`): Name of a timm model, with or without its pretrained tag. Nothing is downloaded.
-            kwargs: Further arguments of the image processor; they win over the backbone's.
-
-        Raises:
-            ValueError: If timm knows no such backbone.
+        The name may have a pretrained tag; `ValueError` if timm doesn't know it. Nothing is downloaded. Further
+        arguments win over the backbone's.
         """
         import timm  # not needed for anything else here, and slow to import
 
@@ -102,14 +98,9 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         """
         An image processor for the published bottom-up detector: blue, green, red, each minus its mean.
 
-        Args:
-            recipe (`str`): `"caffe"` subtracts the mean, then resizes floats to 600 pixels on the short side, at most
-                1000 on the long one. `"detectron2"` resizes 8-bit values to 800 and at most 1333, then subtracts.
-                `resample`, `size_divisor`, `rescale_factor` and `image_std` play no part.
-            kwargs: Further arguments of the image processor, such as another `size`.
-
-        Raises:
-            ValueError: If there is no such recipe.
+        The recipe `"caffe"` subtracts the mean, then resizes floats to 600 pixels on the short side, at most 1000 on
+        the long one. `"detectron2"` resizes 8-bit values to 800 and at most 1333, then subtracts. `resample`,
+        `size_divisor`, `rescale_factor` and `image_std` play no part; further arguments, such as another `size`, do.
         """
         _check_recipe(recipe)
         recipe_kwargs = {"size": PUBLISHED_SIZES[recipe], "image_mean": list(PUBLISHED_MEAN), "image_std": [1.0] * 3}
@@ -149,9 +140,7 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """
         Reads paths, URLs and data URIs as PIL images, in nested lists of any depth; other inputs pass unchanged.
-
-        Raises:
-            ValueError: If one cannot be read; the message names it and its place, like `images[3]`.
+        `ValueError` names one that cannot be read and its place, like `images[3]`.
         """
         return fetch_images(image_url_or_urls, "images")
 
@@ -165,16 +154,9 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         **kwargs: Unpack[ImagesKwargs],
     ) -> torch.Tensor:
         """
-        One image as an RGB tensor (3, height, width), uint8, or float32 if it came as floats and `do_rescale` is off.
-
-        Args:
-            image: PIL image, numpy array or torch tensor.
-            do_rescale (`bool`): Whether values are still to be rescaled, so that floats must lie in [0, 1].
-            input_data_format: Where the channels of an array are. By default a numpy array is read as channels last
-                and a tensor as channels first whenever its shape allows both.
-
-        Raises:
-            ValueError: If the type, shape, dtype or values are not those of an image.
+        One image as an RGB tensor (3, height, width), uint8, or float32 if it came as floats and `do_rescale` is off:
+        else floats must lie in [0, 1]. By default a numpy array is read as channels last and a tensor as channels
+        first whenever its shape allows both. `ValueError` if it is no image.
         """
         return rgb_pixels(image, name, do_rescale, input_data_format, device)
 
@@ -239,13 +221,7 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
             raise ValueError(f"annotations: got {len(annotations)} for {len(images)} images, expected one for each.")
         names = [f"annotations[{index}]" for index in range(len(images))]
         features["labels"] = [
-            labels_of_annotation(
-                annotation,
-                tuple(image.shape[-2:]),
-                size,
-                return_segmentation_masks=return_segmentation_masks,
-                name=name,
-            )
+            labels_of_annotation(annotation, tuple(image.shape[-2:]), size, return_segmentation_masks, name)
             for annotation, image, size, name in zip(annotations, images, unpadded_sizes(features), names, strict=True)
         ]
         return features

@@ -54,10 +54,7 @@ class ButdProcessor(CarriesCode, ProcessorMixin):
         r"""
         Returns:
             `BatchFeature`: `pixel_values` (and `pixel_mask`, see the image processor) if there are images, `input_ids`
-            and `attention_mask` if there is text.
-
-        Raises:
-            ValueError: If there are neither images nor text, or their numbers differ and neither is one.
+            and `attention_mask` if there is text; `ValueError` if their numbers differ and neither is one.
         """
         if text is not None:
             text = [text] if isinstance(text, str) else text
@@ -80,24 +77,17 @@ class ButdProcessor(CarriesCode, ProcessorMixin):
 
     def encode_captions(self, captions: list[str] | list[list[str]], max_length: int | None = None) -> BatchFeature:
         """
-        Captions as inputs and labels of one training step.
+        Captions as inputs and labels of one training step: `input_ids`, `attention_mask` and `labels`, each
+        (num_captions, length), padded on the right; padding has the label -100.
 
         Labels are aligned: `logits[:, t]` predicts `labels[:, t]`. With tokens a, b a caption has the inputs `bos a b`
         and the labels `a b eos`.
 
         Args:
             captions (`list[str]` or `list[list[str]]`): One caption per row, or several per image, which become rows
-                in the order of the images.
+                in the order of the images. `ValueError` names what is no caption.
             max_length (`int`, *optional*): Longest row, `bos` included; longer captions are cut. By default the
                 tokenizer's `model_max_length`.
-
-        Returns:
-            `BatchFeature`: tensors `input_ids`, `attention_mask` and `labels`, each (num_captions, length), padded on
-            the right; padding has the label -100.
-
-        Raises:
-            ValueError: If there are no captions, one of them is not a string, `max_length` is below 1, or the
-                tokenizer lacks a token to begin, end or pad with.
         """
         bos = self._token_id("bos", "cls")
         eos = self._token_id("eos", "sep")

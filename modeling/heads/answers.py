@@ -14,12 +14,7 @@ from ..top_down.transformer import ButdCrossLayer, ButdRegionEncoder
 def visible_regions(
     regions: ButdRegions, region_dropout: float, num_questions: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """
-    Features, boxes and mask of the regions, zero where there is none, and the number of questions about each image.
-
-    Raises:
-        ValueError: If `num_questions` is no multiple of the number of images.
-    """
+    """Features, boxes and mask of the regions, zero where there is none, and the number of questions for each image."""
     each = texts_each(num_questions, len(regions.features))
     mask = visible(regions.mask, region_dropout)
     features = regions.features.masked_fill(~mask[..., None], 0)
@@ -76,15 +71,7 @@ class ButdHopAnswers(ButdRegionEncoder):
         self.classifier = nn.Linear(answer_size, num_labels)
 
     def forward(self, question: torch.Tensor, regions: ButdRegions) -> ButdQuestionAnsweringOutput:
-        """
-        Args:
-            question (`torch.FloatTensor` of shape `(num_questions, hidden_size)`): As many for each image, those
-                about one image next to one another.
-            regions (`ButdRegions`): Of each image.
-
-        Raises:
-            ValueError: If `num_questions` is no multiple of the number of images.
-        """
+        """Answers questions `(num_questions, hidden_size)`, as many for each image, those of one image together."""
         region_dropout = self.config.region_dropout if self.training else 0.0
         features, boxes, mask, _ = visible_regions(regions, region_dropout, question.shape[0])
         hidden_states, geometry, _ = self.encode_regions(features, boxes, mask)

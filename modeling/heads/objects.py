@@ -33,12 +33,8 @@ class ButdObjectHead(nn.Module):
 
     def forward(self, regions: ButdRegions, labels: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Args:
-            labels (`torch.LongTensor` of shape `(batch_size, num_regions)`, *optional*): Given labels.
-
-        Returns:
-            Logits `(batch_size, num_regions, num_labels + 1)`, the last column is "no object", always 0; and the label
-            of each region `(batch_size, num_regions)`: the given or the most likely one.
+        Logits `(batch_size, num_regions, num_labels + 1)`, the last column is "no object", always 0; and the label of
+        each region `(batch_size, num_regions)`: the given or the most likely one.
         """
         if labels is not None:
             return self.given(labels, regions.mask)

@@ -51,11 +51,7 @@ class ImageToTextPipeline(ButdImagePipeline):
 
         Returns:
             For an image, a list with one `{"generated_text": ...}` per returned sequence; for a list of images, a list
-            of such lists; for a dataset or generator, an iterator of them.
-
-        Raises:
-            ValueError: If there are no inputs, an image cannot be read, `max_new_tokens` is given twice, or the prompt
-                is not a string or not supported by the model.
+            of such lists; for a dataset or generator, an iterator of them. `ValueError` names what is wrong.
         """
         return super().__call__(inputs, **kwargs)
 

@@ -81,10 +81,7 @@ class SceneGraphGenerationPipeline(ButdImagePipeline):
             For an image `{"objects": [{"label", "score", "box"}], "relations": [{"subject", "predicate", "object",
             "score"}]}`, both best first. Boxes are `xmin, ymin, xmax, ymax` in pixels; subject and object are places
             among the objects, from 0. For a list of images a list of such graphs; for a dataset or generator, an
-            iterator of them.
-
-        Raises:
-            ValueError: If there are no inputs, or an image cannot be read; the message names it.
+            iterator of them. `ValueError` names an image that cannot be read.
         """
         return super().__call__(inputs, **kwargs)
 

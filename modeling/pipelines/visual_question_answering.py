@@ -59,11 +59,7 @@ class VisualQuestionAnsweringPipeline(ButdImagePipeline):
 
         Returns:
             For one question about one image, a list of `{"score": ..., "answer": ...}`; for several, a list of such
-            lists; for a dataset or generator, an iterator of them.
-
-        Raises:
-            ValueError: If nothing was asked, a question is not a string, or an image cannot be read; the message
-                names it.
+            lists; for a dataset or generator, an iterator of them. `ValueError` names what is wrong.
         """
         if image is None:
             raise ValueError("Cannot call the visual-question-answering pipeline without an image argument!")

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from ..bottom_up.feature_pyramid import ButdPyramid, pool_pyramid
 from ..boxes import ABSENT_LOGIT, clip_boxes, refine_boxes
 from ..configuration_butd import ButdTopDownConfig
 from ..regions import ButdBoxEmbedding, ButdRegions
-from .transformer import ButdAttention, ButdFeedForward
+from .transformer import ButdRegionLayer, attention_mask_of
 
 
 POOLED_SIZE = 7
@@ -78,7 +76,7 @@ class ButdCellAttention(nn.Module):
         return self.o_proj(attended), weights
 
 
-class ButdDetectionLayer(GradientCheckpointingLayer):
+class ButdDetectionLayer(ButdRegionLayer):
     """
     Pre-norm: attention to the other queries, then to the cells of the query's box, then the feed-forward; then class
     and box.
@@ -88,18 +86,13 @@ class ButdDetectionLayer(GradientCheckpointingLayer):
     """
 
     def __init__(self, config: ButdTopDownConfig, cell_size: int, num_labels: int):
-        super().__init__()
-        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = ButdAttention(config)
+        super().__init__(config)
         self.region_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.embed_cells = nn.Embedding(POOLED_SIZE**2, cell_size)
         self.region_attn = ButdCellAttention(config, cell_size)
         self.layout_in_proj = nn.Linear(cell_size, LAYOUT_SIZE)
         self.layout_act_fn = nn.GELU()
         self.layout_out_proj = nn.Linear(LAYOUT_SIZE * POOLED_SIZE**2, config.hidden_size)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.feed_forward = ButdFeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
         self.head_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.class_proj = nn.Linear(config.hidden_size, num_labels)
         self.box_in_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -121,17 +114,11 @@ class ButdDetectionLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The queries, their class logits, how to refine their boxes, and the attention to the cells."""
-        normed = self.self_attn_norm(hidden_states)
-        placed = normed + geometry
-        attended, _ = self.self_attn(placed, self.self_attn.key_values(placed, normed), attention_mask)
-        hidden_states = hidden_states + self.dropout(attended)
-
+        hidden_states = self.attend(hidden_states, geometry, attention_mask)
         queries = (self.region_attn_norm(hidden_states) + geometry).flatten(0, 1)  # (all queries, hidden_size)
-        placed = cells + self.embed_cells.weight.to(cells.dtype)
-        attended, weights = self.region_attn(queries, placed)
+        attended, weights = self.region_attn(queries, cells + self.embed_cells.weight.to(cells.dtype))
         layout = self.layout_out_proj(self.layout_act_fn(self.layout_in_proj(cells)).flatten(1))
-        hidden_states = hidden_states + self.dropout(attended + layout).view_as(hidden_states)
-        hidden_states = hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
+        hidden_states = self.feed(hidden_states + self.dropout(attended + layout).view_as(hidden_states))
 
         normed = self.head_norm(hidden_states)
         deltas = self.box_out_proj(self.box_act_fn(self.box_in_proj(normed)))  # (batch_size, num_queries, 4)
@@ -166,12 +153,7 @@ class ButdDetectionDecoder(nn.Module):
         boxes, absent = regions.boxes.float(), ~regions.mask[..., None]
         dtype = self.region_proj.weight.dtype
         hidden_states = self.region_proj(self.region_norm(regions.features.to(dtype)))
-        attention_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            # an image without regions: its queries attend to one another, not to NaN
-            attention_mask=regions.mask | ~regions.mask.any(dim=1, keepdim=True),
-        )
+        attention_mask = attention_mask_of(self.config, hidden_states, regions.mask)
         all_hidden_states, all_logits, all_boxes, attention = (hidden_states,), (), (), None
         for layer in self.layers:
             cells = pool_pyramid(pyramid, boxes, POOLED_SIZE)

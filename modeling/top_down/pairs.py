@@ -20,13 +20,10 @@ def pair_geometry(
     objects: torch.Tensor,  # (..., 4): the same; shapes broadcast
 ) -> torch.Tensor:
     """
-    Geometry features of two boxes, numbers of moderate size.
-
-    Returns:
-        `torch.FloatTensor` of shape `(..., 14)`: offset of the centres in the subject's sides (logarithmic), in the
-        object's, and in the image's; log ratios of width and height; intersection over union, the share of the subject
-        in the object and of the object in the subject; gaps between the boxes across and down, negative where they
-        overlap; area of the union's box.
+    Geometry features of two boxes, `(..., 14)`: offset of the centres in the subject's sides (logarithmic), in the
+    object's, and in the image's; log ratios of width and height; intersection over union, the share of the subject in
+    the object and of the object in the subject; gaps between the boxes across and down, negative where they overlap;
+    area of the union's box.
     """
     subjects, objects = torch.broadcast_tensors(subjects.float(), objects.float())
     subject_size = (subjects[..., 2:] - subjects[..., :2]).clamp(min=1e-3)
@@ -74,15 +71,13 @@ def pair_ranks(
     pairs: torch.Tensor,  # (batch_size, num_pairs, 2): subjects and objects
 ) -> torch.Tensor:
     """
-    Ranks of each pair among the pairs with the same subject and another object, and the other way round.
+    Ranks `(batch_size, num_pairs, 27)` of each pair among those with the same subject or the same object: people
+    relate the nearest of several objects with one label. Memory grows with pairs times regions.
 
-    People relate the nearest of several objects with one label. Memory grows with pairs times regions.
-
-    Returns:
-        Shape `(batch_size, num_pairs, 27)`. Of each of three distances (between centres, between edges, and how little
-        one lies within the other), for other objects and for other subjects: the logarithm of one more than how many
-        of the same label are nearer, whether none is, and both of any label. Then the logarithms of how many regions
-        there are with the label of the subject, of the object, and at all.
+    Of each of three distances (between centres, between edges, and how little one lies within the other), for other
+    objects and for other subjects: the logarithm of one more than how many of the same label are nearer, whether none
+    is, and both of any label. Then the logarithms of how many regions there are with the label of the subject, of the
+    object, and at all.
     """
     values = []
     ends = pairs.unbind(dim=-1)  # subjects and objects, each (batch_size, num_pairs)
@@ -142,19 +137,13 @@ class ButdPairScorer(nn.Module):
         boxes: torch.Tensor,  # (batch_size, num_regions, 4): `x0, y0, x1, y1`
         mask: torch.Tensor,  # (batch_size, num_regions): true where there is a region
         budget: int,  # at most this many pairs per image
+        # kept before all others: rows of the batch, and pairs in them as `subject * num_regions + object`
         required: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        The best pairs of different regions.
-
-        Args:
-            required (`tuple`, *optional*): Rows of the batch `(num_required,)`, and pairs in them as
-                `subject * num_regions + object` `(num_required,)`, that are kept before all others.
-
-        Returns:
-            Pairs of shape `(batch_size, num_pairs, 2)`, best first and of equals the one with the lower subject, then
-            with the lower object, and a mask `(batch_size, num_pairs)`, True where there is a pair. `num_pairs` is the
-            budget, or the number of ordered pairs of regions where that is less, but at least one.
+        The best pairs of different regions `(batch_size, num_pairs, 2)`, best first and of equals the one with the
+        lower subject, then with the lower object; and a mask `(batch_size, num_pairs)`, True where there is a pair.
+        `num_pairs` is the budget, or the number of ordered pairs of regions where that is less, but at least one.
         """
         num_regions = mask.shape[1]
         budget = max(min(budget, num_regions * (num_regions - 1)), 1)  # at least one, masked: no empty shapes

@@ -121,18 +121,12 @@ class ButdSceneGraphDecoder(nn.Module):
 
     def forward(
         self,
-        regions: ButdRegions,
-        labels: torch.Tensor,
-        required: tuple[torch.Tensor, torch.Tensor] | None = None,
+        regions: ButdRegions,  # the nodes of the graph; their features may be None
+        labels: torch.Tensor,  # (batch_size, num_regions): their labels
+        required: tuple[torch.Tensor, torch.Tensor] | None = None,  # pairs to keep, see `ButdPairScorer.select`
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> ButdPairs:
-        """
-        Args:
-            regions (`ButdRegions`): The nodes of the graph; their features may be None.
-            labels (`torch.LongTensor` of shape `(batch_size, num_regions)`): Their labels.
-            required (`tuple`, *optional*): Pairs to keep whatever their score, see `ButdPairScorer.select`.
-        """
         dtype = self.embed_labels.weight.dtype
         boxes, mask = regions.boxes.float(), regions.mask
         hidden_states = self.embed_labels(labels)  # (batch_size, num_regions, hidden_size)

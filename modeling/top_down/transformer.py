@@ -114,40 +114,48 @@ class ButdFeedForward(nn.Module):
         return self.down_proj(self.dropout(self.act_fn(self.up_proj(hidden_states))))
 
 
-class ButdRegionLayer(GradientCheckpointingLayer):
-    """Pre-norm self-attention among the regions of one image; box geometry tells where each is."""
+class ButdLayer(GradientCheckpointingLayer):
+    """What all layers end with: pre-norm, the feed-forward."""
 
     def __init__(self, config: ButdTopDownConfig):
         super().__init__()
-        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = ButdAttention(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.feed_forward = ButdFeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self, hidden_states: torch.Tensor, geometry: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        normed = self.self_attn_norm(hidden_states)
-        placed = normed + geometry
-        attended, _ = self.self_attn(placed, self.self_attn.key_values(placed, normed), attention_mask)
-        hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
-
-
-class ButdCrossLayer(GradientCheckpointingLayer):
-    """Pre-norm: attention to the regions, then the feed-forward."""
-
-    def __init__(self, config: ButdTopDownConfig):
-        super().__init__()
-        self.cross_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.cross_attn = ButdAttention(config)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = ButdFeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def feed(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
+
+
+class ButdRegionLayer(ButdLayer):
+    """Self-attention among the regions of one image; box geometry tells where each is."""
+
+    def __init__(self, config: ButdTopDownConfig):
+        super().__init__(config)
+        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = ButdAttention(config)
+
+    def attend(
+        self, hidden_states: torch.Tensor, geometry: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        normed = self.self_attn_norm(hidden_states)
+        placed = normed + geometry
+        attended, _ = self.self_attn(placed, self.self_attn.key_values(placed, normed), attention_mask)
+        return hidden_states + self.dropout(attended)
+
+    def forward(
+        self, hidden_states: torch.Tensor, geometry: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self.feed(self.attend(hidden_states, geometry, attention_mask))
+
+
+class ButdCrossLayer(ButdLayer):
+    """Attention to the regions, then the feed-forward."""
+
+    def __init__(self, config: ButdTopDownConfig):
+        super().__init__(config)
+        self.cross_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.cross_attn = ButdAttention(config)
 
 
 class ButdDecoderLayer(ButdCrossLayer):
