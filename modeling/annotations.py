@@ -45,28 +45,19 @@ def build_labels(
 
 def labels_of_annotation(
     target: Mapping[str, Any],
-    size: tuple[int, int],
-    processed_size: tuple[int, int],
-    return_segmentation_masks: bool = False,
-    name: str = "annotations",
+    size: tuple[int, int],  # height and width of the image as annotated
+    processed_size: tuple[int, int],  # height and width that the model sees, without padding
+    return_segmentation_masks: bool = False,  # whether to add `masks` and `has_mask`
+    name: str = "annotations",  # what error messages call the annotation
 ) -> dict[str, torch.Tensor]:
     """
-    Labels of an image annotated in COCO's detection format.
+    Labels of an image annotated in COCO's detection format: an `image_id` and its `annotations`, each with `bbox` (`x,
+    y, width, height` in pixels) and `category_id` (the class label, from 0), optional `segmentation`, `iscrowd` and
+    `attribute_id`.
 
     Boxes are clipped to the image; those without area in it are left out. Unlike transformers' DETR, crowds stay,
     marked by `iscrowd`, because nothing found in them is wrong; and an object whose `segmentation` is missing or None
     stays as a box, marked by `has_mask`.
-
-    Args:
-        target (`dict`): An `image_id` and its `annotations`, each with `bbox` (`x, y, width, height` in pixels) and
-            `category_id` (the class label, from 0), optional `segmentation`, `iscrowd` and `attribute_id`.
-        size (`tuple[int, int]`): Height and width of the image as annotated.
-        processed_size (`tuple[int, int]`): Height and width that the model sees, without padding.
-        return_segmentation_masks (`bool`): Whether to add `masks` and `has_mask`.
-        name (`str`): What error messages call the annotation.
-
-    Raises:
-        ValueError: It isn't in that format; the message names the annotation.
     """
     if not isinstance(target, Mapping) or not isinstance(target.get("annotations"), Sequence):
         raise ValueError(f"{name}: got {target!r:.200}, expected {DETECTION}.")

@@ -17,23 +17,18 @@ PUBLISHED_SIZES = {
 
 
 def published_pixels(
-    image: torch.Tensor, variant: str, shortest_edge: int, longest_edge: int, mean: Sequence[float]
+    image: torch.Tensor,  # (3, height, width): RGB, uint8 or float32 in grey levels of 0 to 255
+    variant: str,
+    shortest_edge: int,  # what the short side becomes, unless the long one exceeds `longest_edge`
+    longest_edge: int,
+    mean: Sequence[float],  # of blue, green and red, in grey levels
 ) -> tuple[torch.Tensor, float]:
     """
-    An image for the detector.
+    The image for the detector `(3, new_height, new_width)`, blue first, float32, and its scale: new pixels per old.
 
     `"caffe"` subtracts the mean, then resizes floats bilinearly without smoothing, as OpenCV does when it is given a
     factor: sides are rounded, but pixels lie where the exact factor puts them. `"detectron2"` resizes 8-bit values
     with Pillow, which smooths and rounds, then subtracts the mean.
-
-    Args:
-        image (`torch.Tensor` of shape `(3, height, width)`): RGB, uint8 or float32 in grey levels of 0 to 255.
-        variant (`str`): `"caffe"` or `"detectron2"`.
-        shortest_edge, longest_edge (`int`): The short side becomes the first, unless the long one exceeds the second.
-        mean (`Sequence[float]`): Of blue, green and red, in grey levels.
-
-    Returns:
-        The image `(3, new_height, new_width)`, blue first, as float32, and its scale: new pixels per old one.
     """
     height, width = image.shape[1:]
     scale = shortest_edge / min(height, width)

@@ -116,9 +116,6 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
                 the original one, which the selector `"faster_rcnn_c4"` needs; 1 by default.
             targets (`list[ButdTarget]`, *optional*): Labels of a learned selector. In training the output then also
                 has regions near the labelled boxes.
-
-        Raises:
-            ValueError: Neither pixels nor features were given, or shapes don't fit.
         """
         if region_features is not None:
             region_size = self.bottom_up.region_size

@@ -12,7 +12,7 @@ from .configuration_butd import ButdConfig
 from .heads.objects import ButdObjectHead
 from .losses.proposals import bottom_up_losses
 from .losses.scene_graph import match_graph, prepare_graph_targets, scene_graph_losses
-from .losses.targets import ButdTarget, prepare_targets
+from .losses.targets import prepare_targets
 from .modeling_butd import ButdPreTrainedModel
 from .outputs import ButdSceneGraphGenerationOutput
 from .regions import ready_regions
@@ -67,9 +67,6 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):  # trf-ignore: TRF057
 
         See `encode_image` for the arguments about the image. Pixels and features may be left out with `region_boxes`
         and `region_labels`.
-
-        Raises:
-            ValueError: Inputs are missing, or shapes, labels or numbers don't fit; the message says which.
         """
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
@@ -79,7 +76,14 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):  # trf-ignore: TRF057
         if labels is not None and region_boxes is None and self.trains_bottom_up():
             targets = prepare_targets(labels, self.config, len(pixel_values))
         image = self.encode_image(
-            pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale, targets, region_labels
+            pixel_values=pixel_values,
+            pixel_mask=pixel_mask,
+            region_features=region_features,
+            region_boxes=region_boxes,
+            region_mask=region_mask,
+            image_scale=image_scale,
+            targets=targets,
+            region_labels=region_labels,
         )
         regions, matched, required = image.regions, None, None
         if region_labels is not None and region_labels.shape[1] == 0:
@@ -111,38 +115,27 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):  # trf-ignore: TRF057
             regions=regions,
         )
 
-    def encode_image(
-        self,
-        pixel_values: torch.FloatTensor | None = None,
-        pixel_mask: torch.LongTensor | None = None,
-        region_features: torch.FloatTensor | None = None,
-        region_boxes: torch.FloatTensor | None = None,
-        region_mask: torch.BoolTensor | None = None,
-        image_scale: torch.FloatTensor | None = None,
-        targets: list[ButdTarget] | None = None,
-        region_labels: torch.LongTensor | None = None,
-    ) -> ButdBottomUpOutput:
+    def encode_image(self, *, region_labels: torch.LongTensor | None = None, **image) -> ButdBottomUpOutput:
         """As in every task, but boxes with `region_labels` need neither pixels nor features."""
-        if region_boxes is None:
-            for name, value in (("region_mask", region_mask), ("region_labels", region_labels)):
+        boxes, features, pixels = (image.get(name) for name in ("region_boxes", "region_features", "pixel_values"))
+        if boxes is None:
+            for name, value in (("region_mask", image.get("region_mask")), ("region_labels", region_labels)):
                 if value is not None:
                     raise ValueError(f"`{name}` has shape {tuple(value.shape)}, expected None without `region_boxes`.")
-        elif region_labels is not None and region_labels.shape != region_boxes.shape[:2]:
+        elif region_labels is not None and region_labels.shape != boxes.shape[:2]:
             raise ValueError(
-                f"`region_labels` has shape {tuple(region_labels.shape)}, expected {tuple(region_boxes.shape[:2])}."
+                f"`region_labels` has shape {tuple(region_labels.shape)}, expected {tuple(boxes.shape[:2])}."
             )
-        needs_appearance = region_labels is None or self.config.relation_appearance
-        if region_boxes is not None and region_features is None and (pixel_values is None or not needs_appearance):
-            if region_labels is None:
-                raise ValueError(
-                    "Give `pixel_values`, or `region_boxes` with `region_features` or `region_labels`; got only "
-                    "`region_boxes`."
-                )
-            regions = ready_regions(None, region_boxes.float(), region_mask, region_size=self.bottom_up.region_size)
+        if region_labels is None and boxes is not None and features is None and pixels is None:
+            raise ValueError(
+                "Give `pixel_values`, or `region_boxes` with `region_features` or `region_labels`; got only "
+                "`region_boxes`."
+            )
+        reads_appearance = self.config.relation_appearance and pixels is not None
+        if region_labels is not None and features is None and not reads_appearance:
+            regions = ready_regions(None, boxes.float(), image.get("region_mask"), self.bottom_up.region_size)
             return ButdBottomUpOutput(regions)
-        return super().encode_image(
-            pixel_values, pixel_mask, region_features, region_boxes, region_mask, image_scale, targets
-        )
+        return super().encode_image(**image)
 
     def trains_bottom_up(self) -> bool:
         """Whether the bottom-up half is learned and has the classes of the labels: it then has losses of its own."""

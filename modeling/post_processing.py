@@ -24,31 +24,20 @@ def check_sizes(target_sizes: Sizes, batch_size: int) -> list[tuple[int, int]] |
     return [(int(height), int(width)) for height, width in sizes]
 
 
-def best_pairs(logits: torch.Tensor, threshold: float, top_k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    Scores, classes and queries `(num_pairs,)` of the best pairs of query and class of one image, best first, from
-    logits `(num_queries, num_labels + 1)` of one sigmoid per class and "no object", which isn't read.
-    """
-    scores = logits[:, :-1].float().sigmoid()  # (num_queries, num_labels)
-    num_labels = scores.shape[1]
-    scores, pairs = scores.flatten().sort(descending=True, stable=True)
-    kept = (scores > max(threshold, NOTHING)) & (torch.arange(len(scores), device=scores.device) < top_k)
-    pairs = pairs[kept]
-    return scores[kept], pairs % num_labels, torch.div(pairs, num_labels, rounding_mode="floor")
-
-
 def objects_in_pixels(outputs: Any, threshold: float, target_sizes: Sizes, top_k: int) -> list[dict]:
-    """Scores, labels, boxes in pixels and queries of the objects in each image, best first."""
-    logits, boxes = outputs.logits, box_convert(outputs.pred_boxes.float(), "cxcywh", "xyxy").clamp(0.0, 1.0)
-    sizes = check_sizes(target_sizes, len(logits))
-    results = []
-    for row in range(len(logits)):
-        scores, labels, queries = best_pairs(logits[row], threshold, top_k)
+    """Scores, labels, boxes in pixels and queries of the best pairs of query and class in each image, best first."""
+    boxes = box_convert(outputs.pred_boxes.float(), "cxcywh", "xyxy").clamp(0.0, 1.0)
+    sizes, results = check_sizes(target_sizes, len(boxes)), []
+    for row, logits in enumerate(outputs.logits[..., :-1]):  # one sigmoid per class; "no object" isn't read
+        scores, pairs = logits.float().sigmoid().flatten().sort(descending=True, stable=True)
+        kept = (scores > max(threshold, NOTHING)) & (torch.arange(len(scores), device=scores.device) < top_k)
+        scores, pairs = scores[kept], pairs[kept]
+        queries = torch.div(pairs, logits.shape[1], rounding_mode="floor")
         found = boxes[row, queries]  # (num_objects, 4)
         if sizes is not None:
             height, width = sizes[row]
             found = found * found.new_tensor([width, height, width, height])
-        results.append({"scores": scores, "labels": labels, "boxes": found, "queries": queries})
+        results.append({"scores": scores, "labels": pairs % logits.shape[1], "boxes": found, "queries": queries})
     return results
 
 
@@ -185,57 +174,36 @@ class ButdPostProcessing:
 
     def post_process_object_detection(
         self,
-        outputs: Any,
-        threshold: float = 0.5,
-        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
-        top_k: int = 100,
+        outputs: Any,  # `ButdObjectDetectionOutput` of the batch
+        threshold: float = 0.5,  # only pairs of box and class that score higher count
+        target_sizes: Sizes = None,  # height and width of each original image; without, boxes are in [0, 1]
+        top_k: int = 100,  # at most this many pairs per image
     ) -> list[dict[str, torch.Tensor]]:
         """
-        Objects of each image, best first. A box may come with several classes: each pair is scored by itself.
-
-        Args:
-            outputs (`ButdObjectDetectionOutput`): What the model returned for the batch.
-            threshold (`float`): Only pairs that score higher count.
-            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
-                and width of each original image. Without, boxes are in [0, 1].
-            top_k (`int`): At most this many pairs of box and class per image.
-
-        Returns:
-            For each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) as `x0, y0, x1, y1` in pixels.
+        Objects of each image, best first: `scores` (n,), `labels` (n,) and `boxes` (n, 4) as `x0, y0, x1, y1` in
+        pixels. A box may come with several classes: each pair is scored by itself.
         """
         found = objects_in_pixels(outputs, threshold, target_sizes, top_k)
         return [{name: objects[name] for name in ("scores", "labels", "boxes")} for objects in found]
 
     def post_process_instance_segmentation(
         self,
-        outputs: Any,
-        threshold: float = 0.5,
-        mask_threshold: float = 0.5,
+        outputs: Any,  # `ButdInstanceSegmentationOutput` of the batch, in evaluation mode
+        threshold: float = 0.5,  # only objects that score higher count
+        mask_threshold: float = 0.5,  # pixels belong to an object above this probability
         overlap_mask_area_threshold: float = 0.8,
-        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
+        target_sizes: Sizes = None,  # height and width of each original image; of predicted masks by default
         return_coco_annotation: bool = False,
         return_binary_maps: bool = False,
-        top_k: int = 100,
+        top_k: int = 100,  # at most this many objects per image
     ) -> list[dict[str, Any]]:
         """
-        Objects of each image as masks of its original size, best first.
+        Objects of each image as masks of its original size, best first: `segmentation`, an integer tensor (height,
+        width) of ids with -1 where nothing is, and `segments_info`, a list of `{"id", "label_id", "score"}`.
 
-        Args:
-            outputs (`ButdInstanceSegmentationOutput`): What the model returned for the batch, in evaluation mode.
-            threshold (`float`): Only objects that score higher count.
-            mask_threshold (`float`): Pixels belong to an object above this probability.
-            overlap_mask_area_threshold (`float`): An object of which better ones cover more than the rest is left
-                out; only where objects may not overlap, that is with neither of the two options below.
-            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
-                and width of each original image; those of the predicted masks by default.
-            return_coco_annotation (`bool`): Run-length encodings instead of a map, one per object, as those of
-                transformers: starts, from 1, and lengths of runs in row-major order.
-            return_binary_maps (`bool`): One boolean map per object instead of one map of all.
-            top_k (`int`): At most this many objects per image.
-
-        Returns:
-            For each image `segmentation`, an integer tensor (height, width) of ids with -1 where nothing is, or what
-            the two options say; and `segments_info`, a list of `{"id", "label_id", "score"}`.
+        Objects don't overlap: one of which better ones cover more than `1 - overlap_mask_area_threshold` is left out.
+        With `return_binary_maps` they may, and have one boolean map each; with `return_coco_annotation` one run-length
+        encoding each, as those of transformers: starts, from 1, and lengths of runs in row-major order.
         """
         if return_coco_annotation and return_binary_maps:
             raise ValueError("return_coco_annotation and return_binary_maps cannot both be True.")
@@ -260,36 +228,25 @@ class ButdPostProcessing:
 
     def post_process_scene_graph_generation(
         self,
-        outputs: Any,
-        threshold: float = 0.0,
-        relation_threshold: float = 0.0,
-        top_k: int = 100,
-        target_sizes: torch.Tensor | list[tuple[int, int]] | None = None,
-        graph_constraint: bool = True,
+        outputs: Any,  # `ButdSceneGraphGenerationOutput` of the batch
+        threshold: float = 0.0,  # only objects that score higher count
+        relation_threshold: float = 0.0,  # only relations that score higher count
+        top_k: int = 100,  # at most this many relations per image
+        target_sizes: Sizes = None,  # height and width of each original image; without, boxes are in [0, 1]
+        graph_constraint: bool = True,  # whether each pair has only its best predicate, or all of them
         repeat_overlap: float | None = None,
         twin_overlap: float | None = None,
     ) -> list[dict[str, torch.Tensor]]:
         """
-        Objects of each image, and the relations between them, both best first and equals in the order of regions.
+        Objects of each image, and the relations between them, both best first and equals in the order of regions:
+        `scores` (n,), `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1` in pixels and `regions` (n,), each object's
+        place among the regions; `relations` (r, 3), subject and object as places among the objects and predicate, and
+        `relation_scores` (r,), the product of four probabilities: of subject, of object, that the two are related, and
+        of the predicate.
 
-        Args:
-            outputs (`ButdSceneGraphGenerationOutput`): What the model returned for the batch.
-            threshold (`float`): Only objects that score higher count.
-            relation_threshold (`float`): Only relations that score higher count. A relation scores the product of
-                four probabilities: of subject, of object, that the two are related, and of the predicate.
-            top_k (`int`): At most this many relations per image.
-            target_sizes (`torch.Tensor` of shape `(batch_size, 2)` or `list[tuple[int, int]]`, *optional*): Height
-                and width of each original image. Without, boxes are in [0, 1].
-            graph_constraint (`bool`): Whether each pair has only its best predicate, or all of them.
-            repeat_overlap (`float`, *optional*): IoU from which boxes of one label count as one object. A relation
-                between two objects is then returned once, by its best pair; the other pairs return their next best.
-            twin_overlap (`float`, *optional*): IoU from which boxes of one label are one object that was found twice,
-                which has no relation to itself.
-
-        Returns:
-            For each image `scores` (n,), `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1` in pixels and `regions`
-            (n,), each object's place among the regions; `relations` (r, 3), subject and object as places among the
-            objects and predicate, and `relation_scores` (r,).
+        Boxes of one label count as one object from the IoU `repeat_overlap`: a relation between two objects is then
+        returned once, by its best pair; the other pairs return their next best. From the IoU `twin_overlap` they are
+        one object that was found twice, which has no relation to itself.
         """
         regions = outputs.regions
         sizes = check_sizes(target_sizes, len(outputs.logits))

@@ -14,7 +14,7 @@ from ..top_down.transformer import ButdCrossLayer, ButdRegionEncoder
 def visible_regions(
     regions: ButdRegions, region_dropout: float, num_questions: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Features, boxes and mask of the regions, zero where there is none, and the number of questions for each image."""
+    """Features, boxes and mask of the regions, zero where there is none, and the number of questions per image."""
     each = texts_each(num_questions, len(regions.features))
     mask = visible(regions.mask, region_dropout)
     features = regions.features.masked_fill(~mask[..., None], 0)

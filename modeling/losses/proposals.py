@@ -3,6 +3,7 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from ..bottom_up.bottom_up import ButdBottomUpOutput
@@ -10,15 +11,18 @@ from ..bottom_up.feature_pyramid import ButdPyramid, with_rows
 from ..bottom_up.proposals import ButdProposals
 from ..bottom_up.region_head import ButdRegionHead
 from ..bottom_up.rpn import ButdRpnSelector
-from ..boxes import refine_boxes
+from ..boxes import noise_boxes, refine_boxes
 from ..regions import ButdRegions, join_regions
-from .targets import ButdTarget, masks_within, mean_count, noised_targets
+from .targets import ButdTarget, masks_within, mean_count
 
 
 CELLS_PER_OBJECT = 10  # that learn to propose it, as in TOOD
 FIT_EXPONENT = 6.0  # how much more fit counts than objectness when cells are chosen, as in TOOD
 FOCUS = 2.0  # exponent that keeps the many easy empty cells from outweighing the others
 EMPTY_WEIGHT = 0.75  # of empty cells, as in VarifocalNet
+NOISED_COPIES = 2  # of each labelled box
+BOX_NOISE = 0.4  # of its size: most copies overlap their box by more than half, as good proposals do
+MOST_NOISED = 100  # boxes per image: crowded images would otherwise set the pace of a batch
 POSITIVE_OVERLAP = 0.5  # of a region with an object, as in Faster R-CNN
 
 
@@ -33,11 +37,8 @@ def assign_cells(
     Which cells of one image learn to propose which object: task-aligned assignment (Feng et al. 2021, "TOOD").
 
     An object's cells are those with their centre in its box whose own box fits it best; no scale is fixed for a
-    level. An object too small for any centre takes the nearest cell.
-
-    Returns:
-        For each cell the index of its object or -1, the objectness to learn in [0, 1], and whether it counts as empty,
-        which cells in crowds don't.
+    level. An object too small for any centre takes the nearest cell. Returned are for each cell the index of its
+    object or -1, the objectness to learn in [0, 1], and whether it counts as empty, which cells in crowds don't.
     """
     is_counted = ~target.in_crowd(boxes)  # (num_cells,)
     objects = target.boxes
@@ -147,7 +148,13 @@ def noised_regions(
     Boxes `(batch_size, num_noised, 4)` near the labelled ones, and the regions there: early proposals miss most
     objects, which would then teach the heads nothing.
     """
-    boxes, mask = noised_targets(targets)
+    noised = []
+    for target in targets:
+        chosen = torch.randperm(len(target.boxes), device=target.boxes.device)[:MOST_NOISED]
+        noised.append(noise_boxes(target.boxes[chosen].repeat(NOISED_COPIES, 1), BOX_NOISE))
+    boxes = nn.utils.rnn.pad_sequence(noised, batch_first=True)  # (batch_size, most, 4)
+    counts = torch.tensor([len(rows) for rows in noised], device=boxes.device)
+    mask = torch.arange(boxes.shape[1], device=boxes.device) < counts[:, None]  # (batch_size, most)
     return boxes, selector.region_head(pyramid, boxes, mask.float(), mask)
 
 

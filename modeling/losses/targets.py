@@ -8,14 +8,11 @@ import torch
 from torchvision.ops import box_convert
 
 from ..bottom_up.feature_pyramid import pool_level
-from ..boxes import noise_boxes, overlap_with
+from ..boxes import overlap_with
 from ..configuration_butd import ButdConfig
 
 
 CROWD_OVERLAP = 0.5  # share of a box in a crowd from which nobody can tell whether it is wrong
-NOISED_COPIES = 2  # of each labelled box
-BOX_NOISE = 0.4  # of its size: most copies overlap their box by more than half, as good proposals do
-MOST_NOISED = 100  # boxes per image: crowded images would otherwise set the pace of a batch
 
 
 @dataclass
@@ -143,18 +140,3 @@ def prepare_targets(labels: list[dict[str, torch.Tensor]], config: ButdConfig, n
             )
         )
     return targets
-
-
-def noised_targets(targets: list[ButdTarget]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noised copies `(batch_size, most, 4)` of the boxes to be found; the mask is True where there is a copy."""
-    noised = []
-    for target in targets:
-        boxes = target.boxes
-        if len(boxes) > MOST_NOISED:
-            boxes = boxes[torch.randperm(len(boxes), device=boxes.device)[:MOST_NOISED]]
-        noised.append(noise_boxes(boxes.repeat(NOISED_COPIES, 1), BOX_NOISE))
-    most = max(len(boxes) for boxes in noised)
-    rows = [torch.cat([boxes, boxes.new_zeros(most - len(boxes), 4)]) for boxes in noised]
-    counts = torch.tensor([len(boxes) for boxes in noised], device=rows[0].device)
-    mask = torch.arange(most, device=rows[0].device)[None] < counts[:, None]  # (batch_size, most)
-    return torch.stack(rows), mask
