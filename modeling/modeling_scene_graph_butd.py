@@ -91,12 +91,14 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):  # trf-ignore: TRF057
         logits, known_labels = self.object_head(regions, region_labels)
         if labels is not None:
             graphs = prepare_graph_targets(labels, self.config, len(regions.mask))
-            matched = match_graph(regions, known_labels, graphs, region_labels is not None, self.training)
-            known_labels, required = matched.labels, matched.required
+            is_labelled = region_labels is not None
+            matched = match_graph(regions, known_labels, graphs, self.config, is_labelled, self.training)
+            known_labels = matched.labels
+            required = matched.relations.any(dim=-1) if self.training else None  # no related pair is pruned
         pairs = self.top_down(regions, known_labels, required, output_attentions, output_hidden_states)
         loss, losses = None, None
         if labels is not None:
-            losses = scene_graph_losses(logits, pairs, matched, regions.mask, graphs, region_labels is not None)
+            losses = scene_graph_losses(logits, pairs, matched, regions.mask, graphs, is_labelled)
             if targets is not None:
                 losses.update(bottom_up_losses(self.bottom_up.selector, image, targets))
             loss = sum(losses.values())

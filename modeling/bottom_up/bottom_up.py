@@ -8,14 +8,24 @@ from torch import nn
 
 from ..configuration_butd import ButdBottomUpConfig
 from ..regions import ButdRegions, checked_mask, concatenate_regions, mask_regions
-from .backbone import build_backbone, feature_maps, images_by_size
+from .backbone import FeatureMaps, build_backbone, feature_maps, images_by_size
 from .faster_rcnn import ButdFasterRcnnSelector
 from .feature_pyramid import ButdPyramid, join_pyramids
-from .given import ButdGivenRegions
 from .grid import ButdGridSelector
 from .proposals import ButdProposals
 from .rpn import ButdRpnSelector
 from .saliency import ButdSaliencySelector
+
+
+class ButdGivenRegions(nn.Module):
+    """Says the size of the regions that others select; there is no backbone to make feature maps."""
+
+    def __init__(self, config: ButdBottomUpConfig, channels: list[int]):
+        super().__init__()
+        self.region_size = config.region_size
+
+    def forward(self, feature_maps: FeatureMaps, boxes: torch.Tensor | None = None) -> ButdRegions:
+        raise ValueError(f"The selector 'given' selects nothing: give `region_features` of size {self.region_size}.")
 
 
 # A selector is built as `Selector(config, channels)`, with the channels of the backbone's maps, finest first. It has a

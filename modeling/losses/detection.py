@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Set losses of detection and instance segmentation: each object is matched with a query, then compared."""
 
-from types import SimpleNamespace
-
 import torch
 from torchvision.ops import box_convert
+from transformers import RTDetrConfig
 from transformers.loss.loss_for_object_detection import dice_loss, sigmoid_focal_loss
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher, RTDetrLoss
 
@@ -30,21 +29,7 @@ class ButdSetLoss:
     """
 
     def __init__(self, num_labels: int):
-        settings = SimpleNamespace(  # RT-DETR's own values
-            num_labels=num_labels,
-            matcher_class_cost=2.0,
-            matcher_bbox_cost=5.0,
-            matcher_giou_cost=2.0,
-            matcher_alpha=0.25,
-            matcher_gamma=2.0,
-            use_focal_loss=True,
-            focal_loss_alpha=0.75,
-            focal_loss_gamma=2.0,
-            weight_loss_vfl=1.0,
-            weight_loss_bbox=5.0,
-            weight_loss_giou=2.0,
-            eos_coefficient=1e-4,
-        )
+        settings = RTDetrConfig(num_labels=num_labels)  # with the weights of its losses
         self.matcher = RTDetrHungarianMatcher(settings)
         self.criterion = RTDetrLoss(settings)
 

@@ -13,7 +13,7 @@ from ..bottom_up.region_head import ButdRegionHead
 from ..bottom_up.rpn import ButdRpnSelector
 from ..boxes import noise_boxes, refine_boxes
 from ..regions import ButdRegions, join_regions
-from .targets import ButdTarget, masks_within, mean_count
+from .targets import ButdTarget, masks_within, match_boxes, mean_count
 
 
 CELLS_PER_OBJECT = 10  # that learn to propose it, as in TOOD
@@ -23,7 +23,6 @@ EMPTY_WEIGHT = 0.75  # of empty cells, as in VarifocalNet
 NOISED_COPIES = 2  # of each labelled box
 BOX_NOISE = 0.4  # of its size: most copies overlap their box by more than half, as good proposals do
 MOST_NOISED = 100  # boxes per image: crowded images would otherwise set the pace of a batch
-POSITIVE_OVERLAP = 0.5  # of a region with an object, as in Faster R-CNN
 
 
 @torch.no_grad()
@@ -87,17 +86,6 @@ def proposal_losses(proposals: ButdProposals, targets: list[ButdTarget]) -> dict
     box = generalized_box_iou_loss(proposals.boxes[is_positive], objects) * objectness[is_positive]
     total = mean_count(objectness.sum())
     return {"loss_objectness": loss / total, "loss_proposal_box": box.sum() / total}
-
-
-@torch.no_grad()
-def match_boxes(boxes: torch.Tensor, mask: torch.Tensor, targets: list[ButdTarget]) -> torch.Tensor:
-    """The object that each box overlaps most, -1 below `POSITIVE_OVERLAP`: `(batch_size, num_regions)`."""
-    matched = torch.full_like(mask, -1, dtype=torch.long)
-    for row, target in enumerate(targets):
-        if len(target.boxes):
-            overlap, index = box_iou(boxes[row], target.boxes).nan_to_num().max(dim=1)
-            matched[row] = torch.where(mask[row] & (overlap >= POSITIVE_OVERLAP), index, -1)
-    return matched
 
 
 def region_losses(

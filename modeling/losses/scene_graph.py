@@ -2,18 +2,18 @@
 """Labels of scene graphs, how regions match them, and the losses."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_convert
 
 from ..configuration_butd import ButdConfig
 from ..regions import ButdRegions
 from ..top_down.scene_graph import ButdPairs
-from .targets import checked_objects, mean_count, require_range
+from .targets import checked_objects, match_boxes, mean_count, require_range
 
 
-POSITIVE_OVERLAP = 0.5  # of a region with the object that it matches
 SAME_BOX = 1e-4  # of the image: rounding of conversions between formats of boxes
 NO_OBJECT_WEIGHT = 0.1  # of "no object" in the loss, as in DETR: most regions match nothing
 
@@ -27,14 +27,13 @@ class ButdGraphTarget:
     relations: torch.Tensor | None  # (num_relations, 3): subject, object, predicate; None where nobody annotated any
 
 
-@dataclass
-class ButdMatchedGraph:
+class ButdMatchedGraph(NamedTuple):
     """The annotated graphs of a batch in terms of its regions."""
 
     objects: torch.Tensor  # (batch_size, num_regions): the object that each region matches, or -1
-    relations: list[torch.Tensor | None]  # of each image between regions, (num_relations, 3); None if not annotated
+    relations: torch.Tensor  # (batch_size, num_regions, num_regions, num_predicates): subject, object, predicate
+    is_annotated: torch.Tensor  # (batch_size,): whether anybody annotated relations
     labels: torch.Tensor  # (batch_size, num_regions): labels that relations are predicted from
-    required: tuple[torch.Tensor, torch.Tensor] | None  # pairs that have to be kept, see `ButdPairScorer.select`
 
 
 def prepare_graph_targets(
@@ -78,53 +77,34 @@ def match_objects(
     Where regions are the annotated boxes in their order, they match in that order: objects may share a box. Else it is
     the object that the region overlaps most, by at least half.
     """
-    matched = torch.full_like(mask, -1, dtype=torch.long)
+    matched = match_boxes(boxes, mask, targets)
     for row, target in enumerate(targets):
         places, number = mask[row].nonzero()[:, 0], len(target.boxes)
-        found = boxes[row, places].float()  # (num_existing, 4)
         if labelled and len(places) != number:
             raise ValueError(
                 f"labels[{row}] has {number} objects, expected one for each of its {len(places)} regions, in their "
                 f"order, because `region_labels` are given."
             )
+        found = boxes[row, places].float()  # (num_existing, 4)
         same = len(places) == number and torch.allclose(found, target.boxes.clamp(0, 1), rtol=0, atol=SAME_BOX)
         if labelled or same:
             matched[row, places] = torch.arange(number, device=mask.device)
-        elif number > 0:
-            overlap, index = box_iou(found, target.boxes).nan_to_num().max(dim=1)
-            matched[row, places] = torch.where(overlap >= POSITIVE_OVERLAP, index, -1)
     return matched
 
 
-def region_relations(matched: torch.Tensor, targets: list[ButdGraphTarget]) -> list[torch.Tensor | None]:
+def region_relations(matched: torch.Tensor, targets: list[ButdGraphTarget], num_predicates: int) -> torch.Tensor:
     """
-    The relations of each image between regions instead of objects, `(num_relations, 3)`, each once, none of a region
-    to itself. All regions that match an object take part in its relations.
+    Which relations hold between regions `(batch_size, num_regions, num_regions, num_predicates)`: all regions that
+    match an object take part in its relations.
     """
-    related = []
-    for row, target in zip(matched, targets, strict=True):
-        if target.relations is None:
-            related.append(None)
-            continue
-        subject_row, subjects = (target.relations[:, :1] == row).nonzero().unbind(dim=1)
-        object_row, objects = (target.relations[:, 1:2] == row).nonzero().unbind(dim=1)
-        first, second = (subject_row[:, None] == object_row).nonzero().unbind(dim=1)
-        subjects, objects = subjects[first], objects[second]
-        relations = torch.stack([subjects, objects, target.relations[subject_row[first], 2]], dim=1)
-        related.append(relations[subjects != objects].unique(dim=0))
+    related = matched.new_zeros(*matched.shape, matched.shape[1], num_predicates, dtype=torch.bool)
+    for row, target in enumerate(targets):
+        if target.relations is not None and len(target.relations):
+            number = len(target.boxes)
+            of_objects = related.new_zeros(number + 1, number + 1, num_predicates)  # the last is no object
+            of_objects[tuple(target.relations.T)] = True
+            related[row] = of_objects[matched[row][:, None], matched[row]]
     return related
-
-
-def required_pairs(related: list[torch.Tensor | None], num_regions: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Related pairs as `ButdPairScorer.select` takes them."""
-    rows, pairs = [], []
-    for row, relations in enumerate(related):
-        if relations is not None:
-            pairs.append(relations[:, 0] * num_regions + relations[:, 1])
-            rows.append(torch.full_like(pairs[-1], row))
-    if not pairs:
-        return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-    return torch.cat(rows), torch.cat(pairs)
 
 
 def object_loss(
@@ -142,7 +122,7 @@ def object_loss(
     return losses / mean_count(weight[expected[mask]].sum(), least=1e-6)
 
 
-def relation_losses(pairs: ButdPairs, related: list[torch.Tensor | None], num_regions: int) -> dict[str, torch.Tensor]:
+def relation_losses(pairs: ButdPairs, matched: ButdMatchedGraph) -> dict[str, torch.Tensor]:
     """
     `loss_selection` and `loss_pair`, the binary cross-entropy of which pairs are related, of the score that selects
     them and of the final one, and `loss_predicate`, the cross-entropy of how.
@@ -150,26 +130,15 @@ def relation_losses(pairs: ButdPairs, related: list[torch.Tensor | None], num_re
     Pairs that nobody annotated count as unrelated; images without annotated relations don't count. The predicates of a
     pair with several share its loss equally.
     """
-    ids = pairs.pairs[..., 0] * num_regions + pairs.pairs[..., 1]  # (batch_size, num_pairs)
-    is_annotated = torch.zeros_like(pairs.pair_mask)
-    predicates = torch.zeros_like(pairs.predicate_logits)  # 1 where annotated
-    for row, relations in enumerate(related):
-        if relations is None:
-            continue
-        is_annotated[row] = pairs.pair_mask[row]
-        keys, key_of_relation = (relations[:, 0] * num_regions + relations[:, 1]).unique(return_inverse=True)
-        if len(keys) == 0:
-            continue
-        predicates_of_key = predicates.new_zeros(len(keys), predicates.shape[-1])
-        predicates_of_key[key_of_relation, relations[:, 2]] = 1.0
-        place = torch.searchsorted(keys, ids[row]).clamp(max=len(keys) - 1)
-        is_related = (keys[place] == ids[row]) & pairs.pair_mask[row]
-        predicates[row] = predicates_of_key[place] * is_related[:, None]
+    rows = torch.arange(len(pairs.pairs), device=pairs.pairs.device)[:, None]
+    related = matched.relations[rows, pairs.pairs[..., 0], pairs.pairs[..., 1]] & pairs.pair_mask[..., None]
+    predicates = related.to(pairs.predicate_logits.dtype)  # (batch_size, num_pairs, num_predicates)
     number = predicates.sum(dim=-1)  # (batch_size, num_pairs)
     positive = number > 0
     shares = predicates[positive] / number[positive][:, None]
     loss = -(shares * pairs.predicate_logits[positive].log_softmax(dim=-1)).sum()
     losses = {"loss_predicate": loss / mean_count(positive.sum().float())}
+    is_annotated = pairs.pair_mask & matched.is_annotated[:, None]
     num_annotated = mean_count(is_annotated.sum().float())
     for name, logits in (("loss_selection", pairs.selection_logits), ("loss_pair", pairs.pair_logits)):
         loss = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
@@ -181,24 +150,20 @@ def match_graph(
     regions: ButdRegions,
     labels: torch.Tensor,  # (batch_size, num_regions): labels of the regions, given or predicted
     targets: list[ButdGraphTarget],
+    config: ButdConfig,
     is_labelled: bool,  # whether they were given: the regions are then the annotated objects in their order
-    is_training: bool,
+    is_training: bool,  # relations are then predicted from the true labels of matched regions
 ) -> ButdMatchedGraph:
-    """
-    Matches annotated graphs with regions. In training, relations are predicted from the true labels of matched
-    regions, and no related pair is pruned.
-    """
+    """Matches annotated graphs with regions."""
     objects = match_objects(regions.boxes, regions.mask, targets, is_labelled)
-    relations = region_relations(objects, targets)
-    required = None
-    if is_training:
-        required = required_pairs(relations, regions.mask.shape[1])
-        if not is_labelled:
-            labels = labels.clone()
-            for row, target in enumerate(targets):
-                is_matched = objects[row] >= 0
-                labels[row, is_matched] = target.class_labels[objects[row, is_matched]]
-    return ButdMatchedGraph(objects, relations, labels, required)
+    relations = region_relations(objects, targets, config.num_predicates)
+    is_annotated = torch.tensor([target.relations is not None for target in targets], device=objects.device)
+    if is_training and not is_labelled:
+        labels = labels.clone()
+        for row, target in enumerate(targets):
+            is_matched = objects[row] >= 0
+            labels[row, is_matched] = target.class_labels[objects[row, is_matched]]
+    return ButdMatchedGraph(objects, relations, is_annotated, labels)
 
 
 def scene_graph_losses(
@@ -211,4 +176,4 @@ def scene_graph_losses(
 ) -> dict[str, torch.Tensor]:
     """All losses of object labels, unless these were given, and of relations, by name."""
     losses = {} if is_labelled else {"loss_object": object_loss(logits, matched.objects, mask, targets)}
-    return {**losses, **relation_losses(pairs, matched.relations, mask.shape[1])}
+    return {**losses, **relation_losses(pairs, matched)}

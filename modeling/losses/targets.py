@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torchvision.ops import box_convert
+from torchvision.ops import box_convert, box_iou
 
 from ..bottom_up.feature_pyramid import pool_level
 from ..boxes import overlap_with
 from ..configuration_butd import ButdConfig
 
 
+POSITIVE_OVERLAP = 0.5  # of a region with the object that it matches, as in Faster R-CNN
 CROWD_OVERLAP = 0.5  # share of a box in a crowd from which nobody can tell whether it is wrong
 
 
@@ -66,6 +67,17 @@ def masks_within(
             rois = torch.cat([objects[is_here].to(boxes.dtype)[:, None], boxes[is_here, 1:]], dim=1)
             parts.append((pool_level(masks, sizes, rois, side)[:, 0] >= 0.5).float())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def match_boxes(boxes: torch.Tensor, mask: torch.Tensor, targets: list) -> torch.Tensor:
+    """The object that each box overlaps most, -1 below `POSITIVE_OVERLAP`: `(batch_size, num_regions)`."""
+    matched = torch.full_like(mask, -1, dtype=torch.long)
+    for row, target in enumerate(targets):
+        if len(target.boxes):
+            overlap, index = box_iou(boxes[row].float(), target.boxes).nan_to_num().max(dim=1)
+            matched[row] = torch.where(mask[row] & (overlap >= POSITIVE_OVERLAP), index, -1)
+    return matched
 
 
 def require_range(values: torch.Tensor, lowest: int, highest: int, name: str) -> None:

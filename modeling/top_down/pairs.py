@@ -137,8 +137,7 @@ class ButdPairScorer(nn.Module):
         boxes: torch.Tensor,  # (batch_size, num_regions, 4): `x0, y0, x1, y1`
         mask: torch.Tensor,  # (batch_size, num_regions): true where there is a region
         budget: int,  # at most this many pairs per image
-        # kept before all others: rows of the batch, and pairs in them as `subject * num_regions + object`
-        required: tuple[torch.Tensor, torch.Tensor] | None = None,
+        required: torch.Tensor | None = None,  # (batch_size, num_regions, num_regions): kept before all others
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         The best pairs of different regions `(batch_size, num_pairs, 2)`, best first and of equals the one with the
@@ -153,7 +152,7 @@ class ButdPairScorer(nn.Module):
         # whole steps: equal pairs stay equal whatever the rounding of sums
         scores = (scores.nan_to_num() * FINENESS).round().flatten(1)  # (batch_size, num_regions * num_regions)
         if required is not None:
-            scores[required] = torch.finfo(scores.dtype).max
+            scores = scores.masked_fill(required.flatten(1), torch.finfo(scores.dtype).max)
         is_other = ~torch.eye(num_regions, dtype=torch.bool, device=mask.device)
         exists = (mask[:, :, None] & mask[:, None] & is_other).flatten(1)
         scores, ids = scores.masked_fill(~exists, -torch.inf).sort(dim=1, descending=True, stable=True)

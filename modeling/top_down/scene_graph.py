@@ -123,7 +123,7 @@ class ButdSceneGraphDecoder(nn.Module):
         self,
         regions: ButdRegions,  # the nodes of the graph; their features may be None
         labels: torch.Tensor,  # (batch_size, num_regions): their labels
-        required: tuple[torch.Tensor, torch.Tensor] | None = None,  # pairs to keep, see `ButdPairScorer.select`
+        required: torch.Tensor | None = None,  # pairs to keep, see `ButdPairScorer.select`
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> ButdPairs:

@@ -8,8 +8,12 @@ import PIL.Image
 import pytest
 import torch
 
-from butd_hf.modeling.faster_rcnn_resizing import PUBLISHED_MEAN, PUBLISHED_SIZES, published_pixels
-from butd_hf.modeling.image_processing_butd import ButdImageProcessor
+from butd_hf.modeling.image_processing_butd import (
+    PUBLISHED_MEAN,
+    PUBLISHED_SIZES,
+    ButdImageProcessor,
+    published_pixels,
+)
 
 
 SIZE = {"shortest_edge": 60, "longest_edge": 100}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from butd_hf.modeling.post_processing_scene_graph import are_one_object, best_relations, same_objects, without_repeats
+from butd_hf.modeling.post_processing import are_one_object, best_relations, same_objects, without_repeats
 
 
 PAIRS = torch.tensor([[0, 2], [1, 2], [3, 2]])

@@ -12,8 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 import butd_hf.modeling.regions
 from butd_hf.modeling.bottom_up import faster_rcnn, faster_rcnn_proposals
 from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
+from butd_hf.modeling.bottom_up.faster_rcnn import select_by_best_class, select_by_class
 from butd_hf.modeling.bottom_up.faster_rcnn_proposals import ButdFasterRcnnProposals
-from butd_hf.modeling.bottom_up.faster_rcnn_selection import select_by_best_class, select_by_class
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 
 

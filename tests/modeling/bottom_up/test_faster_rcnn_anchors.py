@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from butd_hf.modeling.bottom_up.faster_rcnn_anchors import cell_anchors
+from butd_hf.modeling.bottom_up.faster_rcnn_proposals import cell_anchors
 
 
 def caffe_anchors() -> np.ndarray:

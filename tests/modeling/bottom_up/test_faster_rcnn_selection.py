@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from butd_hf.modeling.bottom_up.faster_rcnn_selection import (
+from butd_hf.modeling.bottom_up.faster_rcnn import (
     select_by_best_class,
     select_by_class,
 )

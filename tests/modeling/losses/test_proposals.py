@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which cells and regions learn which object, and the boxes near labels."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from butd_hf.modeling.bottom_up.proposals import ButdProposals
 from butd_hf.modeling.configuration_butd import ButdConfig
-from butd_hf.modeling.losses.proposals import assign_cells, match_boxes, proposal_losses
-from butd_hf.modeling.losses.targets import MOST_NOISED, noised_targets, prepare_targets
+from butd_hf.modeling.losses.proposals import assign_cells, noised_regions, proposal_losses
+from butd_hf.modeling.losses.targets import match_boxes, prepare_targets
 
 
 def target_of(boxes: list[list[float]], crowd: list[int] | None = None):
@@ -61,18 +63,19 @@ def test_regions_match_the_object_that_they_overlap_most_by_half():
 
 
 def test_noised_boxes_stay_near_and_inside():
-    target = target_of([[0.5, 0.5, 0.4, 0.2]] * 40 + [[0.95, 0.1, 0.3, 0.3]] * 40)
-    boxes, mask = noised_targets([target, target_of([])])
-    assert mask.sum(dim=1).tolist() == [160, 0] and ((boxes >= 0) & (boxes <= 1)).all()
+    selector = SimpleNamespace(region_head=lambda pyramid, boxes, saliency, mask: mask)
+    target = target_of([[0.5, 0.5, 0.4, 0.2]] * 40)
+    boxes, mask = noised_regions(selector, None, [target_of([[0.95, 0.1, 0.3, 0.3]] * 40), target, target_of([])])
+    assert mask.sum(dim=1).tolist() == [80, 80, 0] and ((boxes >= 0) & (boxes <= 1)).all()
+    boxes = boxes[1:]
     centre, size = (boxes[0, :40, :2] + boxes[0, :40, 2:]) / 2, boxes[0, :40, 2:] - boxes[0, :40, :2]
     assert ((centre - 0.5).abs() <= torch.tensor([0.08, 0.04]) + 1e-6).all()
     assert ((size / torch.tensor([0.4, 0.2]) - 1).abs() <= 0.4 + 1e-5).all()
     assert centre.std(dim=0).min() > 0.01 and size.std(dim=0).min() > 0.01
-    assert noised_targets([target_of([[0.5, 0.5, 0.4, 0.2]] * 150)])[1].sum() == 2 * MOST_NOISED == 200
+    assert noised_regions(selector, None, [target_of([[0.5, 0.5, 0.4, 0.2]] * 150)])[1].sum() == 200  # at most
 
 
 @pytest.mark.parametrize("outside", [[0.5, 0.5, 0.0, 0.0], [2.0, 2.0, 0.1, 0.1], [float("nan"), 0.5, 0.1, 0.1]])
 def test_boxes_without_area_are_no_objects(outside):
     target = target_of([outside, [0.5, 0.9, 0.2, 0.4]])
     torch.testing.assert_close(target.boxes, torch.tensor([[0.4, 0.7, 0.6, 1.0]]))
-    torch.testing.assert_close(target.centred_boxes, torch.tensor([[0.5, 0.85, 0.2, 0.3]]))

@@ -2,7 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-from butd_hf.modeling.losses.scene_graph import ButdGraphTarget, object_loss, relation_losses
+from butd_hf.modeling.losses.scene_graph import ButdGraphTarget, ButdMatchedGraph, object_loss, relation_losses
 from butd_hf.modeling.top_down.scene_graph import ButdPairs
 
 
@@ -20,7 +20,9 @@ def test_losses_of_relations_by_hand():
     exists = torch.tensor([True, True, True, False]).expand(2, 4)
     selection, related, predicates = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4, 3)
     made = ButdPairs(pairs, exists, selection, related, predicates)
-    losses = relation_losses(made, [torch.tensor([[0, 1, 2], [0, 1, 0], [0, 2, 1]]), None], num_regions=3)
+    relations = torch.zeros(2, 3, 3, 3, dtype=torch.bool)
+    relations[0, [0, 0, 0], [1, 1, 2], [2, 0, 1]] = True
+    losses = relation_losses(made, ButdMatchedGraph(None, relations, torch.tensor([True, False]), None))
     log_shares = predicates[0].log_softmax(dim=-1)
     expected = -((log_shares[0, 2] + log_shares[0, 0]) / 2 + log_shares[2, 1]) / 2
     torch.testing.assert_close(losses["loss_predicate"], expected)

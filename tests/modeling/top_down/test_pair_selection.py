@@ -40,7 +40,8 @@ def test_equals_come_in_the_order_of_regions(scorer):
 def test_required_pairs_come_first(scorer):
     states, boxes, _ = regions(1, 5)
     mask = torch.ones(1, 5, dtype=torch.bool)
-    required = (torch.tensor([0, 0]), torch.tensor([3 * 5 + 1, 0 * 5 + 4]))
+    required = torch.zeros(1, 5, 5, dtype=torch.bool)
+    required[0, [3, 0], [1, 4]] = True
     pairs, _ = scorer.select(states, boxes, mask, budget=4, required=required)
     assert pairs[0, :2].tolist() == [[0, 4], [3, 1]]
 
