@@ -4,46 +4,31 @@
 import pytest
 import torch
 
-from butd_hf import ButdConfig, ButdForConditionalGeneration, ButdForInstanceSegmentation, ButdForObjectDetection
+from butd_hf import ButdConfig, ButdForConditionalGeneration
 from butd_hf.modeling.losses.targets import masks_within, prepare_targets
 
 
-MODELS = [ButdForObjectDetection, ButdForInstanceSegmentation]
 NUM_LABELS = 5
 SIZES = [(64, 96), (64, 64), (32, 96), (64, 64)]  # height, width
+BOTTOM_UP = {"num_regions": 12, "min_regions": 3, "region_head_size": 24}
+TOP_DOWN = {"intermediate_size": 48, "dropout": 0.0, "initializer_range": 0.02}
+HEADS = {"num_region_labels": NUM_LABELS, "num_region_attributes": 4, "region_mask_size": 8}
 
 
-def tiny_config(bottom_up: dict | None = None, **changes) -> ButdConfig:
-    bottom_up_config = {
-        "backbone": "test_efficientnet",
-        "num_regions": 12,
-        "min_regions": 3,
-        "fpn_size": 16,
-        "region_head_size": 24,
-        **(bottom_up or {}),
-    }
-    top_down_config = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 48,
-        "dropout": 0.0,
-    }
-    settings = {"num_labels": NUM_LABELS, **changes}
-    return ButdConfig(bottom_up_config=bottom_up_config, top_down_config=top_down_config, **settings)
+@pytest.fixture
+def build(tiny):
+    def build(name: str = "ButdForInstanceSegmentation", bottom_up: dict | None = None, **changes):
+        model = tiny(name, {**BOTTOM_UP, **(bottom_up or {})}, TOP_DOWN, **changes)
+        with torch.no_grad():
+            for layer in model.top_down.layers:  # as if it had learned to move boxes
+                layer.box_out_proj.weight.normal_(std=0.05)
+                layer.class_proj.weight.normal_(std=0.3)
+        return model
+
+    return build
 
 
-def build(model_class: type = ButdForInstanceSegmentation, bottom_up: dict | None = None, **changes):
-    torch.manual_seed(0)
-    model = model_class(tiny_config(bottom_up, **changes))
-    with torch.no_grad():
-        for layer in model.top_down.layers:  # as if it had learned to move boxes
-            layer.box_out_proj.weight.normal_(std=0.05)
-            layer.class_proj.weight.normal_(std=0.3)
-    return model.eval()
-
-
-def pictures(sizes: list[tuple[int, int]] = SIZES) -> tuple[torch.Tensor, torch.Tensor]:
+def images(sizes: list[tuple[int, int]] = SIZES) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
     pixel_values, pixel_mask = torch.full((len(sizes), 3, height, width), 7.0), torch.zeros(len(sizes), height, width)
@@ -65,7 +50,7 @@ def some_labels(number: int, size: tuple[int, int] = (64, 64), seed: int = 0) ->
 
 
 def loss_of(model, labels: list[dict], size: tuple[int, int] = (64, 64)):
-    pixel_values, _ = pictures([size] * len(labels))
+    pixel_values, _ = images([size] * len(labels))
     return model(pixel_values, labels=labels)
 
 
@@ -79,7 +64,7 @@ def assert_trains(model, labels: list[dict]) -> None:
 
 @pytest.mark.parametrize("box", [[0.5, 0.5, 0.0, 0.0], [2.0, 2.0, 0.1, 0.1]])
 @torch.no_grad()
-def test_boxes_without_area_are_as_if_they_were_not_there(box):
+def test_boxes_without_area_are_as_if_they_were_not_there(build, box):
     model = build()
     labels = some_labels(3)
     fewer = {name: value[1:] for name, value in labels.items()}
@@ -88,8 +73,8 @@ def test_boxes_without_area_are_as_if_they_were_not_there(box):
 
 
 @torch.no_grad()
-def test_nothing_found_in_a_crowd_is_wrong():
-    model = build(ButdForObjectDetection)
+def test_nothing_found_in_a_crowd_is_wrong(build):
+    model = build("ButdForObjectDetection")
     empty, crowd = some_labels(0), some_labels(1)
     crowd["boxes"] = torch.tensor([[0.5, 0.5, 1.0, 1.0]])
     crowd["iscrowd"] = torch.tensor([1])
@@ -102,7 +87,7 @@ def test_nothing_found_in_a_crowd_is_wrong():
 
 
 @torch.no_grad()
-def test_objects_without_a_mask_train_their_box_alone():
+def test_objects_without_a_mask_train_their_box_alone(build):
     model = build()
     labels = some_labels(3)
     other_masks = {**labels, "masks": torch.rand(3, 64, 64) > 0.5}
@@ -124,18 +109,18 @@ def test_objects_without_a_mask_train_their_box_alone():
         ({"masks": torch.zeros(3, 64, 64)}, r"labels\[1\]\['masks'\] has 3 rows, expected 2"),
     ],
 )
-def test_wrong_labels_are_named(change, message):
+def test_wrong_labels_are_named(build, change, message):
     with pytest.raises(ValueError, match=message):
         loss_of(build(), [some_labels(1), {**some_labels(2), **change}])
     with_attributes = build(bottom_up={"num_region_attributes": 4})
     with pytest.raises(ValueError, match=r"labels\[0\]\['attribute_labels'\]\[1\] is 4, expected -1 to 3"):
         loss_of(with_attributes, [{**some_labels(2), "attribute_labels": torch.tensor([-1, 4])}])
     with pytest.raises(ValueError, match="`labels` has 1 entries, expected one for each of the 4 images"):
-        build()(*pictures(), labels=[some_labels(1)])
+        build()(*images(), labels=[some_labels(1)])
 
 
 @pytest.mark.slow
-def test_learns_one_picture():
+def test_learns_one_image(tiny):
     """A bright square on black: after a few steps its box and class come first."""
     pixel_values = torch.zeros(1, 3, 64, 64)
     pixel_values[..., 16:48, 8:40] = 2.0
@@ -144,8 +129,7 @@ def test_learns_one_picture():
     labels = [
         {"class_labels": torch.tensor([3]), "boxes": torch.tensor([[0.375, 0.5, 0.5, 0.5]]), "masks": mask},
     ]
-    torch.manual_seed(0)
-    model = ButdForInstanceSegmentation(tiny_config()).train()
+    model = tiny("ButdForInstanceSegmentation", BOTTOM_UP, TOP_DOWN).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(100):
         optimizer.zero_grad()
@@ -159,8 +143,8 @@ def test_learns_one_picture():
     assert outputs.regions.boxes[0, 0].sub(torch.tensor([0.125, 0.25, 0.625, 0.75])).abs().max() < 0.12
 
 
-def test_a_captioner_begins_with_what_a_detector_learned(tmp_path):
-    detector = build(ButdForObjectDetection)
+def test_a_captioner_begins_with_what_a_detector_learned(build, tmp_path):
+    detector = build("ButdForObjectDetection")
     detector.save_pretrained(tmp_path)
     captioner = ButdForConditionalGeneration(detector.config)
     report = captioner.model.bottom_up.load_state_dict(detector.bottom_up.state_dict())
@@ -170,18 +154,13 @@ def test_a_captioner_begins_with_what_a_detector_learned(tmp_path):
         assert torch.equal(loaded.model.bottom_up.state_dict()[name], value), name
 
 
-def test_needs_the_learned_selector():
-    with pytest.raises(ValueError, match="got 'grid'"):
-        ButdForObjectDetection(ButdConfig(bottom_up_config={"backbone": "test_efficientnet", "selector": "grid"}))
-
-
-@pytest.mark.parametrize("model_class", MODELS)
+@pytest.mark.parametrize("name", ["ButdForObjectDetection", "ButdForInstanceSegmentation"])
 @torch.no_grad()
-def test_outputs_have_their_shapes_and_ranges(model_class):
-    model = build(model_class)
+def test_outputs_have_their_shapes_and_ranges(build, name):
+    model = build(name)
     decoded = []
     model.top_down.register_forward_hook(lambda module, given, result: decoded.append(result))
-    outputs = model(*pictures(), output_attentions=True, output_hidden_states=True)
+    outputs = model(*images(), output_attentions=True, output_hidden_states=True)
     assert torch.equal(outputs.logits[..., :-1], decoded[0].logits[-1])  # of the last layer
     assert outputs.logits.shape == (4, 12, NUM_LABELS + 1) and not outputs.logits[..., -1].any()
     assert outputs.pred_boxes.shape == (4, 12, 4)
@@ -191,15 +170,14 @@ def test_outputs_have_their_shapes_and_ranges(model_class):
     assert outputs.region_attentions.shape == (4, 12, 7, 7)
     assert len(outputs.hidden_states) == 3
     assert outputs.auxiliary_outputs is None
-    (auxiliary,) = model.train()(*pictures()).auxiliary_outputs  # of the layer before the last
+    (auxiliary,) = model.train()(*images()).auxiliary_outputs  # of the layer before the last
     assert auxiliary["logits"].shape == outputs.logits.shape and auxiliary["pred_boxes"].shape == (4, 12, 4)
-    if model_class is ButdForInstanceSegmentation:
+    if name == "ButdForInstanceSegmentation":
         assert outputs.pred_masks.shape == (4, 12, 28, 28)
 
 
-def test_losses_are_named_and_weighed():
-    heads = {"num_region_labels": NUM_LABELS, "num_region_attributes": 4, "region_mask_size": 8}
-    outputs = loss_of(build(ButdForInstanceSegmentation, heads).train(), [some_labels(3)])
+def test_losses_are_named_and_weighed(build):
+    outputs = loss_of(build(bottom_up=HEADS).train(), [some_labels(3)])
     bottom_up = {"objectness", "proposal_box", "region_box", "region_class", "attribute", "region_mask"}
     layers = {
         f"{name}{layer}{many}" for name in ("ce", "bbox", "giou") for layer in ("", "_0") for many in ("", "_many")
@@ -211,16 +189,16 @@ def test_losses_are_named_and_weighed():
     assert all(loss > 0 for loss in outputs.loss_dict.values())
 
     # the second pass is for training, and attributes that nobody knows count for nothing
-    evaluated = loss_of(build(ButdForInstanceSegmentation, heads), [some_labels(3)]).loss_dict
+    evaluated = loss_of(build(bottom_up=HEADS), [some_labels(3)]).loss_dict
     assert not any("many" in name for name in evaluated)
     unknown = {**some_labels(3), "attribute_labels": torch.full((3,), -1)}
-    assert loss_of(build(ButdForInstanceSegmentation, heads).train(), [unknown]).loss_dict["loss_attribute"] == 0
-    plain = build(ButdForObjectDetection, one_to_many=0).train()
+    assert loss_of(build(bottom_up=HEADS).train(), [unknown]).loss_dict["loss_attribute"] == 0
+    plain = build("ButdForObjectDetection", one_to_many=0).train()
     assert not any("many" in name or "mask" in name for name in loss_of(plain, [some_labels(3)]).loss_dict)
 
 
 @pytest.mark.parametrize("numbers", [(0,), (0, 3), (500, 1)])
-def test_any_number_of_labels_trains(numbers):
+def test_any_number_of_labels_trains(build, numbers):
     labels = [some_labels(number, seed=number) for number in numbers]
     assert_trains(build(bottom_up={"num_region_labels": NUM_LABELS, "region_mask_size": 8}), labels)
 
@@ -228,7 +206,6 @@ def test_any_number_of_labels_trains(numbers):
 @pytest.mark.parametrize(
     "box",
     [
-        pytest.param([0.5, 0.5, 0.0, 0.0], id="a point"),
         pytest.param([0.5, 0.5, 0.3, 0.0], id="a line"),
         pytest.param([0.5, 0.5, 3.0, 3.0], id="larger than the image"),
         pytest.param([2.0, 2.0, 0.1, 0.1], id="outside"),
@@ -236,7 +213,7 @@ def test_any_number_of_labels_trains(numbers):
         pytest.param([float("nan"), 0.5, 0.1, 0.1], id="not a number"),
     ],
 )
-def test_odd_boxes_train(box):
+def test_odd_boxes_train(build, box):
     labels = some_labels(2)
     labels["boxes"][0] = torch.tensor(box)
     assert_trains(build(bottom_up={"region_mask_size": 8}), [labels, some_labels(0)])
@@ -250,7 +227,7 @@ def test_masks_are_drawn_where_their_boxes_are(side):
     low, high = round(32 - 32 * side), round(32 + 32 * side)
     masks[0, low:high, low:32] = 1
     labels = {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, side, side]]), "masks": masks}
-    targets = prepare_targets([labels], tiny_config(), 1)
+    targets = prepare_targets([labels], ButdConfig(), 1)
     box = torch.tensor([[0.0, low / 64, low / 64, high / 64, high / 64]])
     within = masks_within(targets, box, torch.tensor([0]), 4)
     assert within.tolist() == [[[1.0, 1.0, 0.0, 0.0]] * 4]
