@@ -123,15 +123,6 @@ def test_windows_that_mirror_one_another_rank_the_same_in_any_batch():
         assert_row_equals(batch, seed, model(images(64, 64, seed)).regions)
 
 
-@pytest.mark.parametrize("selector", ["grid", "saliency"])
-@torch.no_grad()
-def test_a_map_of_one_cell(selector):
-    model = built("test_efficientnet", selector, out_indices=(-1,))
-    regions = model(images(32, 32)).regions
-    assert regions.mask.all() and regions.boxes.unique(dim=1).tolist() == [[[0.0, 0.0, 1.0, 1.0]]]
-    torch.testing.assert_close(regions.features[:, 0], model.backbone(images(32, 32)).feature_maps[0].flatten(1))
-
-
 @torch.no_grad()
 def test_several_maps_are_averaged_to_the_coarsest_and_joined():
     model = built("test_resnet", "grid", out_indices=(-2, -1))

@@ -57,17 +57,6 @@ def test_a_box_that_is_no_number_costs_no_row(pyramid, boxes, learns):
     assert pooled.abs().max() <= max(feature_map.abs().max() for feature_map in pyramid.maps)
 
 
-@pytest.mark.parametrize("side", [0.2, 0.3, 0.6])
-def test_boxes_are_pooled_from_the_level_where_they_span_8_to_16_cells(side):
-    """Each level is flat, and has the number of its cells per side as its value."""
-    maps = tuple(torch.full((1, 1, cells, cells), float(cells)) for cells in (64, 32, 16))
-    sizes = torch.tensor([[[64, 64], [32, 32], [16, 16], [16, 16]]])
-    pyramid = ButdPyramid(maps=maps, deepest=maps[-1], sizes=sizes)
-    (cells,) = pool_pyramid(pyramid, torch.tensor([[[0.1, 0.1, 0.1 + side, 0.1 + side]]]), 7).unique().tolist()
-    assert cells == {0.2: 64, 0.3: 32, 0.6: 16}[side]
-    assert 8 <= side * cells < 16
-
-
 def test_pooling_a_slope_gives_its_value_at_every_size():
     """On maps whose value is the place itself, a pooled box is its own middle, whichever level it comes from."""
     maps = []

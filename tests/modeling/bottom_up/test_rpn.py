@@ -18,13 +18,6 @@ def build(**changes) -> ButdBottomUp:
     return ButdBottomUp(ButdBottomUpConfig(**{**TINY, **changes})).eval()
 
 
-def test_it_is_the_default_and_uses_several_maps():
-    config = ButdBottomUpConfig()
-    assert (config.selector, config.out_indices) == ("rpn", [-3, -2, -1])
-    assert ButdBottomUpConfig(selector="grid").out_indices == [-1]
-    assert ButdBottomUpConfig.from_dict(config.to_dict()).out_indices == config.out_indices
-
-
 @torch.no_grad()
 def test_cells_propose_boxes_around_their_centres():
     head = ButdProposalHead(ButdBottomUpConfig(**TINY))
