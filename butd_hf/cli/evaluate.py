@@ -25,7 +25,7 @@ from .options import (
 
 
 COMMON_HELP = "Boxes that a class needs to count for the mean over common classes."
-FORMAT_HELP = "daquar, vqa2, gqa, visual_genome or easy_vqa; auto looks at the content."
+FORMAT_HELP = "daquar, vqa2, gqa or easy_vqa; auto looks at the content."
 METEOR_HELP = "METEOR, which needs Java; by default where it can be computed."
 WUPS_HELP = "WUPS, which needs WordNet; by default where it can be computed."
 CommonOption = Annotated[int, typer.Option("--common", min=1, help=COMMON_HELP)]

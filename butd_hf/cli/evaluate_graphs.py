@@ -14,7 +14,7 @@ from .options import BatchSizeOption, DataOption, DeviceOption, JsonOption, Mode
 
 
 MODE_HELP = "Given are predcls: boxes and labels of objects; sgcls: boxes; sgdet: only images."
-FORMAT_HELP = "vrd, visual_genome, vg150, open_images or psg; auto looks at the files."
+FORMAT_HELP = "vrd or vg150; auto looks at the files."
 REPEATS_HELP = "Count a relation of each of several overlapping boxes of one object."
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Question answering data sets: five file layouts, one table of questions, their images and their answers."""
+"""Question answering data sets: four file layouts, one table of questions, their images and their answers."""
 
 import importlib.util
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -21,14 +21,12 @@ QUESTION_FEATURES = Features(
 
 EXPECTED = (
     'DAQUAR lines of {"image", "question", "answers", "split"}, VQA v2 questions {"questions"} with their annotations '
-    "beside them, GQA's {id: {question, imageId, answer}}, Visual Genome's [{qas}] or easy-VQA's [[question, answer, "
-    "image]]"
+    "beside them, GQA's {id: {question, imageId, answer}} or easy-VQA's [[question, answer, image]]"
 )
 EASY_VQA = "easy-vqa"  # the package that carries its data
 PATTERNS = {  # what a folder is recognised by, in this order
     "daquar": ("qa.jsonl",),
     "easy_vqa": ("train/questions.json", "test/questions.json"),
-    "visual_genome": ("question_answers.json",),
     "vqa2": ("*questions.json",),
     "gqa": ("*questions.json",),
 }
@@ -47,10 +45,8 @@ def load_questions(
     Args:
         path: The questions file, or its folder; `easy-vqa` is the installed package of that name. In a folder,
             `daquar` is `qa.jsonl`, `vqa2` all `*questions.json` (with `*annotations.json`), `gqa` all
-            `*questions.json`, `visual_genome` is `question_answers.json`, and `easy_vqa` is `train/questions.json` and
-            `test/questions.json`.
-        split: Keep only this split; all of them by default. VQA v2 and GQA name it in the file name, Visual Genome
-            has none and is all `train`.
+            `*questions.json`, and `easy_vqa` is `train/questions.json` and `test/questions.json`.
+        split: Keep only this split; all of them by default. VQA v2 and GQA name it in the file name.
         images: Folder of the image files. By default `images/` beside the questions file, or else its own folder.
         format: One of `FORMATS`, or `auto` to recognise it from the content.
         require_images: Whether every image file must exist. Otherwise a warning names those that are missing.
@@ -134,7 +130,7 @@ def format_of(file: Path, content: Any) -> str:
     if isinstance(content, dict):
         return "vqa2" if isinstance(content.get("questions"), list) else "gqa"
     if isinstance(content, list) and content:
-        return "visual_genome" if isinstance(content[0], dict) else "easy_vqa"
+        return "easy_vqa"
     raise DataError(f"{file}: found {type(content).__name__} {content!r:.60}, expected {EXPECTED}.")
 
 
@@ -208,22 +204,6 @@ def rows_of_gqa(file: Path, document: dict[str, Any]) -> Iterator[dict[str, Any]
         )
 
 
-def rows_of_visual_genome(file: Path, document: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of Visual Genome's `question_answers.json`, one answer each."""
-    for number, image in enumerate(document):
-        for entry in image["qas"]:
-            place = f"{file}, [{number}].qas {entry.get('qa_id')}"
-            name = f"{entry.get('image_id', image.get('id'))}.jpg"
-            yield row_of(
-                image=[name, f"VG_100K/{name}", f"VG_100K_2/{name}"],
-                image_id=name.removesuffix(".jpg"),
-                question_id=str(entry["qa_id"]),
-                question=field(entry, "question", str, place),
-                answers=[field(entry, "answer", str, place)],
-                split="train",
-            )
-
-
 def rows_of_easy_vqa(file: Path, document: list[list[Any]]) -> Iterator[dict[str, Any]]:
     """Rows of an easy-VQA `questions.json`, whose folder names the split."""
     split = split_of(file.parent.name)
@@ -242,7 +222,6 @@ FORMATS: dict[str, Callable[[Path, Any], Iterable[dict[str, Any]]]] = {
     "daquar": rows_of_daquar,
     "vqa2": rows_of_vqa2,
     "gqa": rows_of_gqa,
-    "visual_genome": rows_of_visual_genome,
     "easy_vqa": rows_of_easy_vqa,
 }
 

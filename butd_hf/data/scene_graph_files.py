@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layouts that scene graphs are published in."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +15,9 @@ from .splits import split_of
 
 EXPECTED = (
     'a list of {"image", "objects": [{"label", "bbox"}], "relations": [{"subject", "predicate", "object"}]}, the '
-    "public VRD's {image: [{subject, predicate, object}]}, Visual Genome's relationships.json, VG-SGG.h5, Open "
-    "Images' relations as CSV, or PSG's {data, thing_classes, stuff_classes, predicate_classes}"
+    "public VRD's {image: [{subject, predicate, object}]}, or VG-SGG.h5"
 )
-PATTERNS = {  # what a folder is recognised by, in this order
-    "vg150": "VG-SGG*.h5",
-    "visual_genome": "relationships.json",
-    "psg": "psg*.json",
-    "open_images": "*vrd*.csv",
-    "vrd": "annotations*.json",
-}
+PATTERNS = {"vg150": "VG-SGG*.h5", "vrd": "annotations*.json"}  # what a folder is recognised by, in this order
 CORRUPTED = frozenset({1592, 1722, 4616, 4617})  # images of Visual Genome that VG-SGG.h5 leaves out
 VG150_SPLITS = {0: "train", 1: "val", 2: "test"}
 VG150_VALIDATION = 5000  # of the training images, the first with relations, since Zellers et al. 2018
@@ -34,24 +26,15 @@ VG150_SIDE = 1024  # of the longer side of images, in the unit of the boxes
 
 @dataclass
 class AnnotatedGraph:
-    """
-    The graph of an image as its file has it, in words.
+    """The graph of an image as its file has it, in words."""
 
-    Attributes:
-        place: Where it is in its file, for messages.
-        image: Names that the image file may have.
-        size: Width and height in the unit of the boxes, if the annotations have it.
-        objects: Label and box `x0, y0, x1, y1` of each.
-        relations: Subject, object and predicate of each.
-    """
-
-    place: str
-    image: list[str]
+    place: str  # where it is in its file, for messages
+    image: list[str]  # names that the image file may have
     image_id: str
     split: str
-    size: tuple[float, float] | None = None
-    objects: list[tuple[str, list[float]]] = field(default_factory=list)
-    relations: list[tuple[int, int, str]] = field(default_factory=list)
+    size: tuple[float, float] | None = None  # width and height in the unit of the boxes, if known
+    objects: list[tuple[str, list[float]]] = field(default_factory=list)  # label and box `x0, y0, x1, y1`
+    relations: list[tuple[int, int, str]] = field(default_factory=list)  # subject, object and predicate
 
     def place_of(self, label: str, box: Sequence[float]) -> int:
         """The place of an object that is given only as an end of relations: equal label and box are one object."""
@@ -67,13 +50,7 @@ Found = tuple[list[AnnotatedGraph], list[str] | None, list[str] | None]
 def read_graphs(
     path: str | Path, format: str
 ) -> tuple[list[AnnotatedGraph], list[str] | None, list[str] | None, Path]:
-    """
-    Graphs of all files at `path`, the labels and predicates that the data set lists, and the folder of the files.
-
-    Raises:
-        DataError: The format is unknown, or a file is not what its format looks like.
-        FileNotFoundError: There are no annotations.
-    """
+    """Graphs of all files at `path`, the labels and predicates that the data set lists, and the files' folder."""
     if format not in ("auto", *FORMATS):
         raise DataError(f"format must be 'auto' or one of {sorted(FORMATS)}, got {format!r}.")
     path = Path(path)
@@ -108,18 +85,8 @@ def read_graphs(
 
 
 def format_of(file: Path) -> str:
-    """The format of a file, by its name or else its content."""
-    for name, pattern in PATTERNS.items():
-        if file.match(pattern):
-            return name
-    if file.suffix in (".h5", ".hdf5", ".csv"):
-        return "open_images" if file.suffix == ".csv" else "vg150"
-    content = read_json(file, EXPECTED)
-    if isinstance(content, dict) and "predicate_classes" in content:
-        return "psg"
-    if isinstance(content, list) and content and isinstance(content[0], dict) and "relationships" in content[0]:
-        return "visual_genome"
-    return "vrd"
+    """The format of a file, by its name."""
+    return "vg150" if file.suffix in (".h5", ".hdf5") else "vrd"
 
 
 def optional_list(file: Path) -> list[Any] | None:
@@ -181,51 +148,6 @@ def read_public_vrd(file: Path, content: dict[str, list[dict[str, Any]]]) -> Fou
             graph.relations.append((*ends, predicates[each["predicate"]]))
         graphs.append(graph)
     return graphs, labels, predicates
-
-
-def read_visual_genome(file: Path) -> Found:
-    """
-    `relationships.json` of Visual Genome (Krishna et al. 2017), with all objects of the `objects.json` beside it.
-
-    Names are lower case, of several the first. Objects that were merged with another are that one; those that only a
-    relation mentions are added.
-    """
-    sizes = {each["image_id"]: each for each in optional_list(file.with_name("image_data.json")) or ()}
-    listed_objects = {
-        each["image_id"]: each["objects"] for each in optional_list(file.with_name("objects.json")) or ()
-    }
-    graphs = []
-    for image in read_json(file, EXPECTED):
-        number = image["image_id"]
-        name = f"{number}.jpg"
-        size = sizes.get(number)
-        graph = AnnotatedGraph(
-            f"{file}, image {number}",
-            [name, f"VG_100K/{name}", f"VG_100K_2/{name}"],
-            str(number),
-            "train",
-            (float(size["width"]), float(size["height"])) if size is not None else None,
-        )
-        places: dict[int, int] = {}
-        for each in listed_objects.get(number, []):
-            add_genome_object(graph, places, each)
-        for each in image["relationships"]:
-            for end in ("subject", "object"):
-                if each[end]["object_id"] not in places:
-                    add_genome_object(graph, places, each[end])
-            subject, target = (places[each[end]["object_id"]] for end in ("subject", "object"))
-            graph.relations.append((subject, target, " ".join(str(each["predicate"]).lower().split())))
-        graphs.append(graph)
-    return graphs, None, None
-
-
-def add_genome_object(graph: AnnotatedGraph, places: dict[int, int], each: dict[str, Any]) -> None:
-    """Adds an object, and remembers by which numbers relations call it."""
-    for number in (each["object_id"], *each.get("merged_object_ids", ())):
-        places[number] = len(graph.objects)
-    name = each["names"][0] if each.get("names") else each["name"]
-    label = " ".join(str(name).lower().split())
-    graph.objects.append((label, corners(each["x"], each["y"], each["w"], each["h"])))
 
 
 def read_vg150(file: Path) -> Found:
@@ -291,66 +213,9 @@ def vg150_splits(found: dict[str, Any]) -> list[str]:
     return splits
 
 
-def read_open_images(file: Path) -> Found:
-    """
-    Relations of Open Images (Kuznetsova et al. 2020), `oidv6-train-annotations-vrd.csv` and its like. Boxes are in
-    [0, 1]. What an object `is` is an attribute and no relation: such lines give an object only.
-    """
-    names: dict[str, str] = {}
-    for descriptions in sorted(file.parent.glob("*class-descriptions*.csv")):
-        with open(descriptions, newline="", encoding="utf-8-sig") as opened:
-            names.update({line[0]: line[1] for line in csv.reader(opened) if len(line) >= 2})
-    graphs: dict[str, AnnotatedGraph] = {}
-    split = split_of(file.stem)
-    with open(file, newline="", encoding="utf-8-sig") as opened:
-        for number, line in enumerate(csv.DictReader(opened), start=2):
-            image = line["ImageID"]
-            if image not in graphs:
-                place = f"{file}, image {image}"
-                names_of_image = [f"{image}.jpg", f"{split}/{image}.jpg"]
-                graphs[image] = AnnotatedGraph(place, names_of_image, image, split, (1.0, 1.0))
-            graph = graphs[image]
-            predicate = line.get("RelationshipLabel") or line.get("RelationLabel")
-            if not predicate:
-                raise DataError(f"{file}, line {number}: no RelationshipLabel, got {sorted(line)}.")
-            ends = []
-            for end in ("1",) if predicate == "is" else ("1", "2"):
-                label = line[f"LabelName{end}"]
-                box = [float(line[f"{side}{end}"]) for side in ("XMin", "YMin", "XMax", "YMax")]
-                ends.append(graph.place_of(names.get(label, label), box))
-            if len(ends) == 2:
-                graph.relations.append((*ends, predicate))
-    return list(graphs.values()), None, None
-
-
-def read_psg(file: Path) -> Found:
-    """`psg.json` (Yang et al. 2022, "Panoptic Scene Graph Generation"): boxes of things and stuff, and relations."""
-    content = read_json(file, EXPECTED)
-    labels = [*content["thing_classes"], *content["stuff_classes"]]
-    predicates = list(content["predicate_classes"])
-    split_ids = {split: set(content.get(f"{split}_image_ids", ())) for split in ("val", "test")}
-    graphs = []
-    for number, entry in enumerate(content["data"]):
-        image_id = entry["image_id"]
-        graph = AnnotatedGraph(
-            f"{file}, data[{number}]",
-            [entry["file_name"], Path(entry["file_name"]).name],
-            str(image_id),
-            next((split for split, ids in split_ids.items() if image_id in ids), "train"),
-            (float(entry["width"]), float(entry["height"])),
-            [(labels[each["category_id"]], list(map(float, each["bbox"]))) for each in entry["annotations"]],
-            [(subject, target, predicates[predicate]) for subject, target, predicate in entry["relations"]],
-        )
-        graphs.append(graph)
-    return graphs, labels, predicates
-
-
 FORMATS: dict[str, Callable[[Path], Found]] = {
     "vrd": read_vrd,
-    "visual_genome": read_visual_genome,
     "vg150": read_vg150,
-    "open_images": read_open_images,
-    "psg": read_psg,
 }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scene graph data sets: five file layouts, one table of images, their objects and the relations between them."""
+"""Scene graph data sets: two file layouts, one table of images, their objects and the relations between them."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -35,10 +35,8 @@ def load_scene_graphs(
 
     Args:
         path: An annotation file or the folder with it. In a folder, `vrd` is all `annotations*.json` (with
-            `objects.txt` and `predicates.txt`, or the public `objects.json` and `predicates.json`), `visual_genome` is
-            `relationships.json` (with `objects.json` and `image_data.json`), `vg150` is `VG-SGG*.h5` (with
-            `VG-SGG-dicts*.json` and `image_data.json`; needs h5py), `open_images` all `*vrd*.csv` (with the
-            `*class-descriptions*.csv` beside it) and `psg` is `psg*.json`.
+            `objects.txt` and `predicates.txt`, or the public `objects.json` and `predicates.json`), and `vg150` is
+            `VG-SGG*.h5` (with `VG-SGG-dicts*.json` and `image_data.json`; needs h5py).
         split: Keep only this split; all of them by default. An image's own `split` counts, else the one that the file
             is named for, else `train`; VG150's first 5,000 training images with relations are `val`, as usual.
         images: Folder of the image files. By default `images/` and the like beside the annotations, or none at all
@@ -56,9 +54,8 @@ def load_scene_graphs(
     Returns:
         A table with the columns `image` (absolute path, None where there are no images), `image_id`, `width`,
         `height` (in the unit of the boxes), `sized` (False where the size is unknown: it is then the extent of the
-        boxes), `split`, `objects`: a list of `label` and `box` (`x0, y0, x1, y1`, pixels except for Open Images, whose
-        images are 1 wide and high), and `relations`: a list of `subject`, `object` (places among the objects) and
-        `predicate`.
+        boxes), `split`, `objects`: a list of `label` and `box` (`x0, y0, x1, y1` in pixels), and `relations`: a list of
+        `subject`, `object` (places among the objects) and `predicate`.
 
     Raises:
         DataError: A file is malformed, some image files are missing, or the split or format does not exist.

@@ -89,15 +89,6 @@ def test_gqa(tmp_path):
     assert (row["question_type"], row["answer_type"]) == ("verify", "yes/no")
 
 
-def test_visual_genome(tmp_path):
-    write_image(tmp_path / "VG_100K" / "1.jpg")
-    entry = {"qa_id": 986768, "image_id": 1, "question": "What grows?", "answer": "Trees."}
-    write(tmp_path / "question_answers.json", [{"id": 1, "qas": [entry]}])
-    row = load_questions(tmp_path)[0]
-    assert row["image"] == str(tmp_path / "VG_100K" / "1.jpg")
-    assert (row["image_id"], row["answers"], row["split"]) == ("1", ["Trees."], "train")
-
-
 def test_easy_vqa_splits_are_folders(tmp_path):
     for split in ("train", "test"):
         write_image(tmp_path / split / "images" / "0.png")

@@ -114,31 +114,6 @@ def test_public_vrd(tmp_path):
         load_scene_graphs(tmp_path)
 
 
-def genome_object(number, name, **others):
-    return {"object_id": number, "names": [name], "x": number, "y": 2, "w": 5, "h": 6, **others}
-
-
-def test_visual_genome(tmp_path):
-    objects = [genome_object(1, "Man "), genome_object(2, "horse", merged_object_ids=[7]), genome_object(3, "tree")]
-    related = [
-        {"predicate": "RIDES  on", "subject": genome_object(1, "man"), "object": genome_object(7, "pony")},
-        {
-            "predicate": "wears",
-            "subject": genome_object(1, "man"),
-            "object": {"object_id": 9, "name": "hat", "x": 0, "y": 0, "w": 2, "h": 2},
-        },
-    ]
-    write(tmp_path / "relationships.json", [{"image_id": 5, "relationships": related}])
-    write(tmp_path / "objects.json", [{"image_id": 5, "objects": objects}])
-    write(tmp_path / "image_data.json", [{"image_id": 5, "width": 80, "height": 60}])
-    table = load_scene_graphs(tmp_path)
-    assert in_words(table) == ["man rides on horse", "man wears hat"]
-    assert len(table[0]["objects"]) == 4 and (table[0]["width"], table[0]["sized"]) == (80, True)
-    assert table[0]["objects"][1]["box"] == [2, 2, 7, 8]
-    (tmp_path / "objects.json").unlink()
-    assert in_words(load_scene_graphs(tmp_path)) == ["man rides on pony", "man wears hat"]
-
-
 def test_vg150(tmp_path, monkeypatch):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "VG-SGG.h5", "w") as file:
@@ -169,46 +144,6 @@ def test_vg150(tmp_path, monkeypatch):
         load_scene_graphs(tmp_path)
 
 
-def test_open_images(tmp_path):
-    header = "\ufeffImageID,LabelName1,LabelName2,XMin1,XMax1,YMin1,YMax1,XMin2,XMax2,YMin2,YMax2,RelationshipLabel\n"
-    lines = [
-        "a1,/m/1,/m/2,0.1,0.3,0.2,0.4,0.5,0.7,0.6,0.8,on",
-        "a1,/m/1,/m/9,0.1,0.3,0.2,0.4,0.1,0.3,0.2,0.4,is",
-        "a1,/m/2,/m/9,0.0,0.3,0.2,0.4,0.0,0.3,0.2,0.4,is",
-    ]
-    write(tmp_path / "oidv6-validation-annotations-vrd.csv", header + "\n".join(lines) + "\n")
-    write(tmp_path / "class-descriptions-boxable.csv", "/m/1,Cup\n/m/2,Table\n")
-    table = load_scene_graphs(tmp_path)
-    assert in_words(table) == ["Cup on Table"] and table[0]["split"] == "val"
-    assert len(table[0]["objects"]) == 3 and label_names(table) == ["Table", "Cup"]
-    assert table[0]["objects"][0]["box"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert (table[0]["width"], table[0]["height"], table[0]["sized"]) == (1, 1, True)
-
-
-def test_psg(tmp_path):
-    data = {
-        "file_name": "val2017/1.jpg",
-        "image_id": "107902",
-        "width": 40,
-        "height": 30,
-        "annotations": [{"bbox": [0, 0, 9, 9], "category_id": 1}, {"bbox": [0, 5, 40, 30], "category_id": 2}],
-        "relations": [[0, 1, 1]],
-    }
-    document = {
-        "data": [data, {**data, "image_id": "2"}],
-        "thing_classes": ["person", "dog"],
-        "stuff_classes": ["grass"],
-        "predicate_classes": ["over", "lying on"],
-        "test_image_ids": ["107902"],
-    }
-    write(tmp_path / "psg.json", document)
-    table = load_scene_graphs(tmp_path)
-    assert list(table["split"]) == ["test", "train"]
-    assert in_words(table) == ["dog lying on grass"]
-    write(tmp_path / "other.json", document)
-    assert load_scene_graphs(tmp_path / "other.json", split="test")["image_id"] == ["107902"]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -234,5 +169,3 @@ def test_what_is_not_there(vrd):
         load_scene_graphs(vrd / "nowhere")
     with pytest.raises(DataError, match="format must be"):
         load_scene_graphs(vrd, format="coco")
-    with pytest.raises(DataError, match="not what psg looks like"):
-        load_scene_graphs(vrd / "annotations_train.json", format="psg")
