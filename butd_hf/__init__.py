@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Bottom-Up Top-Down attention for transformers: raw image in, caption out, with the regions that were looked at.
+"""Bottom-Up Top-Down attention for transformers: raw image in, caption out, with the regions that were looked at.
 
 Importing registers the models and pipelines with transformers, and nothing else.
 """

@@ -53,8 +53,7 @@ def write_card(
     pipeline_tag: str | None = None,
     tags: Sequence[str] | None = None,
 ) -> ModelCard:
-    """
-    Writes the card of a checkpoint.
+    """Writes the card of a checkpoint.
 
     Args:
         folder: The checkpoint, with `config.json` and `model.safetensors`.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Scene graphs as networkx, Graphviz's DOT and triplets of words.
+"""Scene graphs as networkx, Graphviz's DOT and triplets of words.
 
 A graph is what the pipeline `scene-graph-generation` returns, which `json.dumps` writes as it is: `{"objects":
 [{"label", "score", "box"}], "relations": [{"subject", "predicate", "object", "score"}]}`, subject and object being
@@ -38,8 +37,7 @@ def object_names(graph: SceneGraph) -> list[str]:
 
 
 def to_networkx(graph: SceneGraph) -> networkx.MultiDiGraph:
-    """
-    The objects' places as nodes with `label`, `score` and `box`, relations as edges from subject to object with
+    """The objects' places as nodes with `label`, `score` and `box`, relations as edges from subject to object with
     `predicate` and `score`. Two objects may be related in several ways.
     """
     check_graph(graph)

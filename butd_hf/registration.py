@@ -44,8 +44,7 @@ def _models() -> dict[str, tuple[type, ...]]:
 
 
 def _register_tasks() -> None:
-    """
-    Adds the tasks to transformers' table, and lets `pipeline` find those that transformers removed.
+    """Adds the tasks to transformers' table, and lets `pipeline` find those that transformers removed.
 
     `pipeline` turns removed tasks away before it looks at the table, and redirects `"image-to-text"`. It now looks at
     the table first; tasks that aren't in it are removed or redirected as ever.

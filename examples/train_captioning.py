@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Train an image captioning model, with a frozen backbone whose regions are computed once:
+"""Train an image captioning model, with a frozen backbone whose regions are computed once:
 
     accelerate launch examples/train_captioning.py --data FOLDER --output_dir RUN --freeze all --cache REGIONS
 

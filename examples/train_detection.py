@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Train an object detector, whose proposals are the learned regions of all other tasks:
+"""Train an object detector, whose proposals are the learned regions of all other tasks:
 
     accelerate launch examples/train_detection.py --data FOLDER --output_dir RUN --image_size 320 \
         --backbone_weights timm --augment flip crop zoom_out jitter mosaic --ema_decay 0.999

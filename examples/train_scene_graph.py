@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Train a scene graph model, which says how the objects of an image are related:
+"""Train a scene graph model, which says how the objects of an image are related:
 
     accelerate launch examples/train_scene_graph.py --data FOLDER --output_dir RUN --init_from DETECTOR \
         --config dropout=0.5 --ema_decay 0.995 --num_train_epochs 7 --per_device_train_batch_size 16 \

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Train an instance segmenter, from a detector that `examples/train_detection.py` trained:
+"""Train an instance segmenter, from a detector that `examples/train_detection.py` trained:
 
     accelerate launch examples/train_segmentation.py --data FOLDER --output_dir RUN2 --init_from RUN \
         --config region_mask_size=14 --learning_rate 1e-4

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Train a model that answers questions about images, with a frozen bottom-up half whose regions are computed once:
+"""Train a model that answers questions about images, with a frozen bottom-up half whose regions are computed once:
 
     accelerate launch examples/train_vqa.py --data FOLDER --output_dir RUN --init_from CHECKPOINT \
         --freeze all --cache REGIONS

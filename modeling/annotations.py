@@ -24,8 +24,7 @@ def build_labels(
     processed_size: tuple[int, int] | None = None,  # height and width, without padding, that the model sees
     **others: torch.Tensor,  # whatever else belongs to the objects or to the image; passed on
 ) -> dict[str, torch.Tensor]:
-    """
-    Labels of one image, as the detection and segmentation models take them: `class_labels`, `boxes` as `centre x,
+    """Labels of one image, as the detection and segmentation models take them: `class_labels`, `boxes` as `centre x,
     centre y, width, height` in [0, 1], `masks` of shape `(num_objects, *processed_size)` and dtype uint8 if there are
     any, and the others.
     """

@@ -12,8 +12,7 @@ LARGEST_STEP = math.log(1000 / 16)  # of a side, in one refinement; torchvision'
 
 
 def refine_boxes(boxes: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
-    """
-    Moves and scales boxes in their own frame (Girshick et al. 2014, equations 1 to 4).
+    """Moves and scales boxes in their own frame (Girshick et al. 2014, equations 1 to 4).
 
     Features are pooled in that frame; the sigmoid space of Deformable DETR is the image's, and saturates where boxes
     touch the border.
@@ -46,8 +45,7 @@ def centred(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def with_no_object(logits: torch.Tensor) -> torch.Tensor:
-    """
-    Logits of one sigmoid per class with a last column for "no object", always 0.
+    """Logits of one sigmoid per class with a last column for "no object", always 0.
 
     Beside that column the softmax of a class alone is its sigmoid: code that expects the softmax of DETR ranks and
     thresholds nearly as code that reads the sigmoids.

@@ -63,8 +63,7 @@ def _from_earlier_version(fields: dict[str, Any]) -> list[str]:
 
 @strict
 class ButdBottomUpConfig(PreTrainedConfig):  # trf-ignore: TRF057
-    r"""
-    The bottom-up half: a timm backbone and the selector that turns its feature maps into ranked regions.
+    r"""The bottom-up half: a timm backbone and the selector that turns its feature maps into ranked regions.
 
     | selector | regions |
     |---|---|
@@ -146,8 +145,7 @@ class ButdBottomUpConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
 @strict
 class ButdTopDownConfig(PreTrainedConfig):  # trf-ignore: TRF057
-    r"""
-    The top-down half: a decoder that attends to the regions, given what the task knows so far.
+    r"""The top-down half: a decoder that attends to the regions, given what the task knows so far.
 
     `recurrent_variant` says which published model the decoders `"lstm"` and `"gru"` follow:
 
@@ -236,8 +234,7 @@ CODE_FIELDS = {"auto_map": auto_map, "custom_pipelines": custom_pipelines}
 
 @strict
 class ButdConfig(PreTrainedConfig):  # trf-ignore: TRF057
-    r"""
-    Configuration of every `Butd*` model.
+    r"""Configuration of every `Butd*` model.
 
     Fields of a task are only in the files of its models.
 
@@ -313,8 +310,7 @@ class ButdConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     @property
     def custom_pipelines(self) -> dict[str, dict[str, Any]]:
-        """
-        Pipelines that transformers should run from the checkpoint's own code.
+        """Pipelines that transformers should run from the checkpoint's own code.
 
         None if this class comes from an installed package, which registers its pipelines: `pipeline` would insist on
         `trust_remote_code=True`.

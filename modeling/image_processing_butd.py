@@ -30,8 +30,7 @@ PUBLISHED_SIZES = {
 
 
 class ButdImageProcessorKwargs(ImagesKwargs, total=False):
-    r"""
-    size_divisor (`int`, *optional*, defaults to `self.size_divisor`):
+    r"""size_divisor (`int`, *optional*, defaults to `self.size_divisor`):
         With `size={"shortest_edge": ..., "longest_edge": ...}`, both sides are rounded to a multiple of it and are
         never shorter. Not used with `size={"height": ..., "width": ...}`.
     recipe (`str`, *optional*, defaults to `self.recipe`):
@@ -105,8 +104,7 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
 
     @classmethod
     def from_recipe(cls, recipe: str, **kwargs: Unpack[ButdImageProcessorKwargs]) -> "ButdImageProcessor":
-        """
-        An image processor for the published bottom-up detector: blue, green, red, each minus its mean.
+        """An image processor for the published bottom-up detector: blue, green, red, each minus its mean.
 
         The recipe `"caffe"` subtracts the mean, then resizes floats to 600 pixels on the short side, at most 1000 on
         the long one. `"detectron2"` resizes 8-bit values to 800 and at most 1333, then subtracts. `resample`,
@@ -121,8 +119,7 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         return {name: value for name, value in super().to_dict().items() if name != "auto_map"}
 
     def to_json_string(self) -> str:
-        """
-        As any image processor's, without its class: the model's config names it.
+        """As any image processor's, without its class: the model's config names it.
 
         From a class named here, AutoVideoProcessor would derive one of its own, and ask whether to run its code.
         """
@@ -138,8 +135,7 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         return_segmentation_masks: bool = False,
         **kwargs: Unpack[ButdImageProcessorKwargs],
     ) -> BatchFeature:
-        r"""
-        annotations (`dict` or `list[dict]`, *optional*):
+        r"""annotations (`dict` or `list[dict]`, *optional*):
             Of each image, in COCO's detection format `{"image_id", "annotations": [{"bbox", "category_id", ...}]}`;
             they become `labels`, what the detection models train on.
         return_segmentation_masks (`bool`, *optional*, defaults to `False`):
@@ -148,8 +144,7 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         return super().preprocess(images, annotations, return_segmentation_masks, **kwargs)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """
-        Reads paths, URLs and data URIs as PIL images, in nested lists of any depth; other inputs pass unchanged.
+        """Reads paths, URLs and data URIs as PIL images, in nested lists of any depth; other inputs pass unchanged.
         `ValueError` names one that cannot be read and its place, like `images[3]`.
         """
         return fetch_images(image_url_or_urls, "images")
@@ -283,8 +278,7 @@ def published_pixels(
     longest_edge: int,
     mean: Sequence[float],  # of blue, green and red, in grey levels
 ) -> tuple[torch.Tensor, float]:
-    """
-    The image for the detector `(3, new_height, new_width)`, blue first, float32, and its scale: new pixels per old.
+    """The image for the detector `(3, new_height, new_width)`, blue first, float32, and its scale: new pixels per old.
 
     `"caffe"` subtracts the mean, then resizes floats bilinearly without smoothing, as OpenCV does when it is given a
     factor: sides are rounded, but pixels lie where the exact factor puts them. `"detectron2"` resizes 8-bit values

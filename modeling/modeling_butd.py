@@ -98,8 +98,7 @@ class ButdPreTrainedModel(CarriesCode, PreTrainedModel):  # trf-ignore: TRF057
         image_scale: torch.FloatTensor | None = None,
         targets: list[ButdTarget] | None = None,
     ) -> ButdBottomUpOutput:
-        """
-        The regions of images, selected or ready: how every task gets them.
+        """The regions of images, selected or ready: how every task gets them.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`, *optional*):

@@ -113,8 +113,7 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):  # trf
         encoder_outputs: ButdEncoderOutput | None = None,
         **kwargs,
     ):
-        """
-        Captions images. All arguments of `GenerationMixin.generate` apply.
+        """Captions images. All arguments of `GenerationMixin.generate` apply.
 
         Args:
             inputs (`torch.FloatTensor`, *optional*): Another name of `pixel_values`.

@@ -20,8 +20,7 @@ from .top_down.scene_graph import ButdSceneGraphDecoder
 
 
 class ButdForSceneGraphGeneration(ButdPreTrainedModel):  # trf-ignore: TRF057
-    """
-    Scene graphs: objects, and subject - predicate - object triples of them.
+    """Scene graphs: objects, and subject - predicate - object triples of them.
 
     | given | task | |
     |---|---|---|

@@ -32,8 +32,7 @@ class ButdEncoderOutput(ModelOutput):
 
 @dataclass
 class ButdModelOutput(ModelOutput):
-    """
-    What a decoder of texts returns; tuples of attentions and hidden states where they were asked for.
+    """What a decoder of texts returns; tuples of attentions and hidden states where they were asked for.
 
     Attentions of each layer are `(num_texts, num_heads, length, past_length + length)` over the tokens, and
     `(num_texts, num_heads, length, num_regions)` over the regions.
@@ -79,8 +78,7 @@ class ButdTaskOutput(ModelOutput):
 
 @dataclass
 class ButdQuestionAnsweringOutput(ButdTaskOutput):
-    """
-    As `ButdTaskOutput`: `logits` `(num_questions, num_labels)`, one per answer; `hidden_states` of the question
+    """As `ButdTaskOutput`: `logits` `(num_questions, num_labels)`, one per answer; `hidden_states` of the question
     encoder, each `(num_questions, length, size)`; `region_attentions` `(num_questions, num_hops, num_regions)`, the
     mean over heads, always there.
     """
@@ -88,8 +86,7 @@ class ButdQuestionAnsweringOutput(ButdTaskOutput):
 
 @dataclass
 class ButdObjectDetectionOutput(ButdTaskOutput):
-    """
-    As `ButdTaskOutput`; `regions` are those that became queries.
+    """As `ButdTaskOutput`; `regions` are those that became queries.
 
     `logits` are `(batch_size, num_queries, num_labels + 1)`: one sigmoid per class; the last column is "no object" and
     always 0. Queries that don't exist have -30 for every class. `region_attentions` are `(batch_size, num_queries, 7,
@@ -114,8 +111,7 @@ class ButdInstanceSegmentationOutput(ButdObjectDetectionOutput):
 
 @dataclass
 class ButdSceneGraphGenerationOutput(ButdTaskOutput):
-    """
-    As `ButdTaskOutput`, with the states of pairs; `regions` are the nodes of the graph.
+    """As `ButdTaskOutput`, with the states of pairs; `regions` are the nodes of the graph.
 
     `logits` are `(batch_size, num_regions, num_labels + 1)`, of objects before the softmax; the last column is "no
     object" and always 0. Given labels have 30, all others -30. `region_attentions` are `(batch_size, num_pairs,

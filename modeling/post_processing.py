@@ -56,8 +56,7 @@ def paste_mask(
     height: int,
     width: int,
 ) -> tuple[torch.Tensor, tuple[slice, slice]]:
-    """
-    The mask at the resolution of the image, sampled at the centres of its pixels: `(num_rows, num_columns)` of the
+    """The mask at the resolution of the image, sampled at the centres of its pixels: `(num_rows, num_columns)` of the
     pixels that the box covers, perhaps none, and the rows and columns of the image that they are.
     """
     x0, y0, x1, y1 = box
@@ -113,8 +112,7 @@ def object_scores(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
 def best_relations(
     scores: torch.Tensor, top_k: int, threshold: float, graph_constraint: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    The best relations of one image, best first; of equals the one whose pair came first, then the first predicate.
+    """The best relations of one image, best first; of equals the one whose pair came first, then the first predicate.
 
     From scores `(num_pairs, num_predicates)` their scores, places among the pairs and predicates.
     """
@@ -179,8 +177,7 @@ class ButdPostProcessing:
         target_sizes: Sizes = None,  # height and width of each original image; without, boxes are in [0, 1]
         top_k: int = 100,  # at most this many pairs per image
     ) -> list[dict[str, torch.Tensor]]:
-        """
-        Objects of each image, best first: `scores` (n,), `labels` (n,) and `boxes` (n, 4) as `x0, y0, x1, y1` in
+        """Objects of each image, best first: `scores` (n,), `labels` (n,) and `boxes` (n, 4) as `x0, y0, x1, y1` in
         pixels. A box may come with several classes: each pair is scored by itself.
         """
         found = objects_in_pixels(outputs, threshold, target_sizes, top_k)
@@ -197,8 +194,7 @@ class ButdPostProcessing:
         return_binary_maps: bool = False,
         top_k: int = 100,  # at most this many objects per image
     ) -> list[dict[str, Any]]:
-        """
-        Objects of each image as masks of its original size, best first: `segmentation`, an integer tensor (height,
+        """Objects of each image as masks of its original size, best first: `segmentation`, an integer tensor (height,
         width) of ids with -1 where nothing is, and `segments_info`, a list of `{"id", "label_id", "score"}`.
 
         Objects don't overlap: one of which better ones cover more than `1 - overlap_mask_area_threshold` is left out.
@@ -237,8 +233,7 @@ class ButdPostProcessing:
         repeat_overlap: float | None = None,
         twin_overlap: float | None = None,
     ) -> list[dict[str, torch.Tensor]]:
-        """
-        Objects of each image, and the relations between them, both best first and equals in the order of regions:
+        """Objects of each image, and the relations between them, both best first and equals in the order of regions:
         `scores` (n,), `labels` (n,), `boxes` (n, 4) as `x0, y0, x1, y1` in pixels and `regions` (n,), each object's
         place among the regions; `relations` (r, 3), subject and object as places among the objects and predicate, and
         `relation_scores` (r,), the product of four probabilities: of subject, of object, that the two are related, and

@@ -76,8 +76,7 @@ class ButdProcessor(CarriesCode, ProcessorMixin):
         return features
 
     def encode_captions(self, captions: list[str] | list[list[str]], max_length: int | None = None) -> BatchFeature:
-        """
-        Captions as inputs and labels of one training step: `input_ids`, `attention_mask` and `labels`, each
+        """Captions as inputs and labels of one training step: `input_ids`, `attention_mask` and `labels`, each
         (num_captions, length), padded on the right; padding has the label -100.
 
         Labels are aligned: `logits[:, t]` predicts `labels[:, t]`. With tokens a, b a caption has the inputs `bos a b`

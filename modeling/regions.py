@@ -13,8 +13,7 @@ from .configuration_butd import ButdBottomUpConfig, ButdTopDownConfig
 
 @dataclass
 class ButdRegions(ModelOutput):
-    """
-    The regions of a batch of images: all that a top-down decoder knows of the image.
+    """The regions of a batch of images: all that a top-down decoder knows of the image.
 
     Images differ in how many they have: every field is zero where `mask` is False. The last three fields are there if
     the selector has them: what it believes a region to show, given that it shows something, what it believes it to be
@@ -125,8 +124,7 @@ def select_regions(
     scores: torch.Tensor,  # (batch_size, num_boxes): higher is better. Ties keep their order
     config: ButdBottomUpConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Ranks boxes and keeps the best: NMS above an IoU of `config.nms_threshold`, then those that score at least
+    """Ranks boxes and keeps the best: NMS above an IoU of `config.nms_threshold`, then those that score at least
     `config.score_threshold`, at most `config.num_regions`. Where fewer than `config.min_regions` are left, the best of
     the others fill up: an image without anything in it still has regions. Returns indices of shape `(batch_size,
     min(num_regions, num_boxes))`, best first, and a mask of the same shape that is True where the index counts.

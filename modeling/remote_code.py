@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Saved checkpoints carry their code: these folders, flattened, because transformers loads only files that lie beside
+"""Saved checkpoints carry their code: these folders, flattened, because transformers loads only files that lie beside
 one another. `bottom_up/grid.py` becomes `bottom_up_grid.py`; saved again from there, it stays as it is.
 """
 
@@ -73,8 +72,7 @@ def custom_pipelines(architectures: list[str] | None) -> dict[str, dict[str, Any
 
 
 def write_code(cls: type, folder: str | os.PathLike) -> None:
-    """
-    Writes the module of a class, and all that it imports of these folders, as siblings into a folder.
+    """Writes the module of a class, and all that it imports of these folders, as siblings into a folder.
 
     Of a subclass that is defined elsewhere, the code of the class that it extends is written.
     """

@@ -48,8 +48,7 @@ def tiny_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory, tiny_tokenizer) -> str:
-    """
-    Folder of a captioning model with random weights, saved with its processor and code. Not to be written to.
+    """Folder of a captioning model with random weights, saved with its processor and code. Not to be written to.
 
     The processor keeps the aspect ratio, so that pictures of a batch differ in size.
     """
@@ -120,8 +119,7 @@ def image_paths(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def detection_data(tmp_path_factory) -> Path:
-    """
-    Folder of six pictures in COCO's format, four of them to train on. Not to be written to.
+    """Folder of six pictures in COCO's format, four of them to train on. Not to be written to.
 
     Squares and discs, with a mask as run lengths, as polygon or without one; one picture shows nothing.
     """

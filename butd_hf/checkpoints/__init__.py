@@ -19,8 +19,7 @@ def checkpoint_folder(task: str) -> Path:
 
 
 def default_checkpoint(task: str) -> str:
-    """
-    The folder of the checkpoint that comes with this package for a task.
+    """The folder of the checkpoint that comes with this package for a task.
 
     Its weights are stored as float16 to keep the package small, while its config says `"dtype": "float32"`:
     `pipeline(...)` and `from_pretrained(...)`, whose default is `dtype="auto"`, compute in float32. Pass another

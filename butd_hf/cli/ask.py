@@ -20,8 +20,7 @@ def ask(
     batch_size: BatchSizeOption = 8,
     device: DeviceOption = "auto",
 ) -> None:
-    """
-    Answer a question about an image, or about each of several; --draw shows where each attention hop attends to.
+    """Answer a question about an image, or about each of several; --draw shows where each attention hop attends to.
 
     Exit code 1 if an image cannot be read; the question is answered for the others all the same.
     """

@@ -30,8 +30,7 @@ def caption(
     batch_size: BatchSizeOption = 8,
     device: DeviceOption = "auto",
 ) -> None:
-    """
-    Caption images; --draw shows the regions, numbered by saliency, and where each word attends to.
+    """Caption images; --draw shows the regions, numbered by saliency, and where each word attends to.
 
     Exit code 1 if an image cannot be read; the others are captioned all the same.
     """

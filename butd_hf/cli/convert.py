@@ -27,8 +27,7 @@ def convert(
     name: Annotated[str | None, typer.Option("--name", help="The model's name in its card.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FOLDER if it is there.")] = False,
 ) -> None:
-    """
-    Convert a published checkpoint; its kind is recognised from the names of its tensors.
+    """Convert a published checkpoint; its kind is recognised from the names of its tensors.
 
     Exit code 1 if it is of no known kind or does not fit its kind, with all that is missing, unknown or misshapen.
     Nothing in a checkpoint is run: PyTorch files are read with weights_only=True, pickles as plain data.

@@ -28,8 +28,7 @@ def detect(
     batch_size: BatchSizeOption = 8,
     device: DeviceOption = "auto",
 ) -> None:
-    """
-    Detect objects: class, score and box (x0, y0, x1, y1 in pixels) of each.
+    """Detect objects: class, score and box (x0, y0, x1, y1 in pixels) of each.
 
     Exit code 1 if an image cannot be read; the others are processed all the same.
     """
@@ -50,8 +49,7 @@ def segment(
     batch_size: BatchSizeOption = 8,
     device: DeviceOption = "auto",
 ) -> None:
-    """
-    Detect objects and their masks, which --json prints as COCO's compressed run lengths.
+    """Detect objects and their masks, which --json prints as COCO's compressed run lengths.
 
     Exit code 1 if an image cannot be read; the others are processed all the same.
     """

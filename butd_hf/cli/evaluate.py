@@ -47,8 +47,7 @@ def captioning(
     batch_size: BatchSizeOption = 16,
     device: DeviceOption = "auto",
 ) -> None:
-    """
-    Score captions of a folder with captions.jsonl and images/, or of a COCO or Karpathy-split file.
+    """Score captions of a folder with captions.jsonl and images/, or of a COCO or Karpathy-split file.
 
     Each line of PREDICTIONS is {"image", "caption", "references"}. Exit code 1 if an image cannot be read; the others
     are scored all the same.
@@ -94,8 +93,7 @@ def detection(
     batch_size: BatchSizeOption = 16,
     device: DeviceOption = "auto",
 ) -> None:
-    """
-    Score boxes on a folder with annotations.json and images/, or on a COCO-format file.
+    """Score boxes on a folder with annotations.json and images/, or on a COCO-format file.
 
     Each line of PREDICTIONS is {"image_id", "image", "objects", "references", "regions"}. Exit code 1 if an image
     cannot be read; the others are scored all the same.
@@ -114,8 +112,7 @@ def segmentation(
     batch_size: BatchSizeOption = 16,
     device: DeviceOption = "auto",
 ) -> None:
-    """
-    Score boxes and masks; data, PREDICTIONS and exit codes are those of `detection`.
+    """Score boxes and masks; data, PREDICTIONS and exit codes are those of `detection`.
 
     Masks are scored on the objects that have one; what is found on the others counts as neither right nor wrong.
     """
@@ -175,8 +172,7 @@ def vqa(
     batch_size: BatchSizeOption = 16,
     device: DeviceOption = "auto",
 ) -> None:
-    """
-    Score answers to the questions of a folder or file, see the data formats; `--data easy-vqa` is the package.
+    """Score answers to the questions of a folder or file, see the data formats; `--data easy-vqa` is the package.
 
     Each line of PREDICTIONS is {"question_id", "image", "question", "answer", "score", "references"}; questions whose
     answers are kept back, as in test parts, are answered there and not scored. Exit code 1 if an image cannot be read;

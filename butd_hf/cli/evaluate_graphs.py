@@ -31,8 +31,7 @@ def scene_graph(
     batch_size: BatchSizeOption = 16,
     device: DeviceOption = "auto",
 ) -> None:
-    """
-    Score the relations between annotated objects, or between those found in images.
+    """Score the relations between annotated objects, or between those found in images.
 
     Of several overlapping boxes of one object, only one has a relation: the recalls count repetitions for nothing (see
     --repeats). Each line of PREDICTIONS is {"image", "objects", "relations", "references"}. Exit code 1 if an image

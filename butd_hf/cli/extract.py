@@ -40,8 +40,7 @@ def extract(
     num_threads: Annotated[int, typer.Option("--num-threads", min=1, help=THREADS_HELP)] = 1,
     device: Annotated[str, typer.Option("--device", help=DEVICE_HELP)] = "auto",
 ) -> None:
-    """
-    Extract the regions of many images into a store that training and other programs read.
+    """Extract the regions of many images into a store that training and other programs read.
 
     Run it again after an interruption, and it goes on. With `accelerate launch examples/extract_regions.py` and the
     same options, several processes share the work; the store's bytes are the same however many there are.

@@ -33,8 +33,7 @@ def features(
     sizes: Annotated[Path | None, typer.Option("--sizes", help=SIZES_HELP)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at DEST.")] = False,
 ) -> None:
-    """
-    Turn feature files into a store of regions, or a store into feature files; one image in memory at a time.
+    """Turn feature files into a store of regions, or a store into feature files; one image in memory at a time.
 
     Exit code 1 if something is damaged, with file, line and column; nothing is then left at DEST.
     """

@@ -41,8 +41,7 @@ def graph(
     batch_size: BatchSizeOption = 8,
     device: DeviceOption = "auto",
 ) -> None:
-    """
-    Detect objects and how they are related: subject, predicate, object and score.
+    """Detect objects and how they are related: subject, predicate, object and score.
 
     Exit code 1 if an image cannot be read; the others are processed all the same.
     """

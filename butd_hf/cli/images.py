@@ -20,8 +20,7 @@ SHOWN_LETTERS = 100  # of a source in messages and tables: a data URI holds the 
 
 
 def list_images(names: Iterable[str], hint: str = "IMAGE") -> list[str]:
-    """
-    Paths and URLs of images, in the order of the names, each folder and pattern sorted.
+    """Paths and URLs of images, in the order of the names, each folder and pattern sorted.
 
     Args:
         names: Files; folders, for the images directly in them; patterns like `album/**/*.jpg`; http(s) URLs and data
@@ -75,8 +74,7 @@ def process_batches(
     batch_size: int,
     what: str,
 ) -> Iterator[Processed]:
-    """
-    Runs a model on the images of items, in their order, with a progress bar if there are several batches.
+    """Runs a model on the images of items, in their order, with a progress bar if there are several batches.
 
     Args:
         items: What is processed.
@@ -105,8 +103,7 @@ def process_batches(
 
 @dataclass
 class ImageTask:
-    """
-    What a command does with images, once its model is loaded.
+    """What a command does with images, once its model is loaded.
 
     Attributes:
         image_processor: What reads them.
@@ -132,8 +129,7 @@ def run_on_images(
     batch_size: int,
     what: str,
 ) -> None:
-    """
-    Runs a command on the images that the user named, draws and prints its results.
+    """Runs a command on the images that the user named, draws and prints its results.
 
     Exit code 1 if an image cannot be read, which is reported; the others are processed all the same.
 

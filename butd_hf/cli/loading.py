@@ -30,8 +30,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def load_checkpoint(name: str | None, device: str, task: str, *, any_model: bool = False) -> tuple[str, Any, Any]:
-    """
-    Loads a model in evaluation mode, on its device, and its processor.
+    """Loads a model in evaluation mode, on its device, and its processor.
 
     Args:
         name: Folder or Hub name; the package's default for the task if None.

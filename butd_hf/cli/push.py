@@ -36,8 +36,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Only you see a repository that is made anew.")] = False,
     message: Annotated[str | None, typer.Option("--message", help="Of the commit.")] = None,
 ) -> None:
-    """
-    Upload weights, processor, code and card of a checkpoint to the Hub in one commit, or save them to a folder.
+    """Upload weights, processor, code and card of a checkpoint to the Hub in one commit, or save them to a folder.
 
     Without a token (`hf auth login`) nothing is uploaded, only listed. Exit code 1 if a part of it is missing.
     """

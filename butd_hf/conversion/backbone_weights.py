@@ -24,8 +24,7 @@ class BackboneWeightsError(ValueError):
 
 
 def load_backbone_weights(backbone: nn.Module, source: str | Path, name: str | None = None) -> str:
-    """
-    Loads weights into a backbone, in place.
+    """Loads weights into a backbone, in place.
 
     Names are matched first. Where they differ, as between two implementations of one architecture, tensors are
     matched by order, provided that every shape agrees; what the source has beyond the backbone (its classifier) must

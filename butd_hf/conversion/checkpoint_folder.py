@@ -20,8 +20,7 @@ def convert_checkpoint(
     overwrite: bool = False,
     kinds: tuple[CheckpointKind, ...] = KINDS,
 ) -> CheckpointKind:
-    """
-    Converts a checkpoint to a folder with config, safetensors, processor, tokenizer, card and code.
+    """Converts a checkpoint to a folder with config, safetensors, processor, tokenizer, card and code.
 
     The folder is written beside its place and then renamed: there is a complete one or none.
 

@@ -13,8 +13,7 @@ from .sources import SourceCheckpoint
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """
-    What a conversion may need beside the checkpoint. A converter refuses what it needs and wasn't given.
+    """What a conversion may need beside the checkpoint. A converter refuses what it needs and wasn't given.
 
     Args:
         vocabulary: File with the words or labels that the checkpoint's indices mean.
@@ -29,8 +28,7 @@ class ConversionOptions:
 
 @dataclass(frozen=True)
 class ConvertedCheckpoint:
-    """
-    What a converter makes.
+    """What a converter makes.
 
     Args:
         model: The model, with its weights.
@@ -45,8 +43,7 @@ class ConvertedCheckpoint:
 
 @dataclass(frozen=True)
 class CheckpointKind:
-    """
-    A kind of checkpoint that can be converted.
+    """A kind of checkpoint that can be converted.
 
     Args:
         name: What messages call it, such as `"an Up-Down captioner of ruotianluo's"`.

@@ -36,8 +36,7 @@ MODULES = {
 
 
 def published_name(name: str, heads: Mapping[str, str]) -> str:
-    """
-    What the published files call a tensor of `ButdRegionModel`.
+    """What the published files call a tensor of `ButdRegionModel`.
 
     Args:
         name: Its name in the model's state dict.
@@ -93,8 +92,7 @@ def convert_detector(
     shapes: Callable[[str, tuple[int, ...]], tuple[int, ...]],
     reorder: Callable[[str, torch.Tensor], torch.Tensor],
 ) -> ConvertedCheckpoint:
-    """
-    Makes a `ButdRegionModel` of a published detector.
+    """Makes a `ButdRegionModel` of a published detector.
 
     Args:
         source: The checkpoint.

@@ -17,8 +17,7 @@ SHOWN_NAMES = 8  # of an unknown checkpoint's tensors
 
 
 def recognise(source: SourceCheckpoint, kinds: tuple[CheckpointKind, ...] = KINDS) -> CheckpointKind:
-    """
-    The kind of a checkpoint, from the names of its tensors.
+    """The kind of a checkpoint, from the names of its tensors.
 
     Raises:
         ConversionError: None of the kinds, or more than one of them, has such names.

@@ -57,8 +57,7 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def read_pickle(file: Path) -> Any:
-    """
-    The plain data in a pickle: dicts, lists, sets, numbers, text, numpy arrays and `argparse.Namespace`.
+    """The plain data in a pickle: dicts, lists, sets, numbers, text, numpy arrays and `argparse.Namespace`.
 
     Byte strings of Python 2 become text.
 

@@ -33,8 +33,7 @@ class PublishedVocabulary:
 
 
 def read_vocabulary(file: Path) -> PublishedVocabulary:
-    """
-    Reads the words of a captioner.
+    """Reads the words of a captioner.
 
     Args:
         file: The infos pickle of ruotianluo's code (`vocab` and `opt`; read as plain data, nothing in it is run), or
@@ -66,8 +65,7 @@ def read_vocabulary(file: Path) -> PublishedVocabulary:
 
 
 def build_tokenizer(words: list[str], model_max_length: int) -> PreTrainedTokenizerFast:
-    """
-    A tokenizer whose ids are a published model's indices: `</s>` is 0, `words[i]` is `i + 1`.
+    """A tokenizer whose ids are a published model's indices: `</s>` is 0, `words[i]` is `i + 1`.
 
     It splits text as the vocabulary was made (neuraltalk2, `prepro.py`): lower case, without punctuation, at spaces.
     """

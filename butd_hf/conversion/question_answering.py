@@ -49,8 +49,7 @@ def recognises(names: Collection[str]) -> bool:
 
 
 def convert(source: SourceCheckpoint, options: ConversionOptions) -> ConvertedCheckpoint:
-    """
-    A model that answers questions, with `question_variant` `"baseline0"` or `"baseline0_newatt"`.
+    """A model that answers questions, with `question_variant` `"baseline0"` or `"baseline0_newatt"`.
 
     Raises:
         ConversionError: A tensor is missing, unknown or misshapen, the dictionary is not given, a list is of another
@@ -170,8 +169,7 @@ def build_config(
 
 
 def read_list(file: Path, count: int, what: str, source: Path) -> list[str]:
-    """
-    Words or answers in the order of their indices.
+    """Words or answers in the order of their indices.
 
     Args:
         file: A pickle of the port's (`dictionary.pkl`, which is `[word2idx, idx2word]`, or `trainval_label2ans.pkl`;
@@ -200,8 +198,7 @@ def read_list(file: Path, count: int, what: str, source: Path) -> list[str]:
 
 
 def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """
-    A tokenizer whose ids are the port's: words from 0, then padding.
+    """A tokenizer whose ids are the port's: words from 0, then padding.
 
     It cleans questions up as the port does: lower case, without commas and question marks, `'s` a word of its own. A
     word that isn't known is read as a blank in its place, as padding is; the port knew every word of its data.

@@ -26,8 +26,7 @@ class ConversionError(ValueError):
 
 @dataclass(frozen=True)
 class SourceCheckpoint:
-    """
-    A checkpoint of another project, read.
+    """A checkpoint of another project, read.
 
     Args:
         file: The file that holds the tensors.
@@ -41,8 +40,7 @@ class SourceCheckpoint:
 
 
 def read_source(source: str | Path) -> SourceCheckpoint:
-    """
-    Reads a checkpoint without running code from it.
+    """Reads a checkpoint without running code from it.
 
     Args:
         source: A `.safetensors` file, a PyTorch file (read with `weights_only=True`), a pickle of arrays as
@@ -94,8 +92,7 @@ def weights_file(source: Path) -> Path:
 
 
 def check_tensors(source: SourceCheckpoint, expected: Mapping[str, tuple[int, ...]], kind: str) -> None:
-    """
-    Makes sure that a checkpoint has exactly the tensors that its kind has.
+    """Makes sure that a checkpoint has exactly the tensors that its kind has.
 
     Args:
         source: The checkpoint.

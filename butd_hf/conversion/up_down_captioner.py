@@ -40,8 +40,7 @@ def recognises(names: Collection[str]) -> bool:
 
 
 def convert(source: SourceCheckpoint, options: ConversionOptions) -> ConvertedCheckpoint:
-    """
-    A captioner with the decoder `"lstm"` in its variant `"port"`.
+    """A captioner with the decoder `"lstm"` in its variant `"port"`.
 
     Raises:
         ConversionError: A tensor is missing, unknown or misshapen, the vocabulary is not given or of another size, or

@@ -46,8 +46,7 @@ TargetForm = Literal["leave_one_out", "simplified"]
 
 
 def normalize_answer(answer: str) -> str:
-    """
-    An answer in the spelling that the official evaluation of VQA v2 compares (Antol et al. 2015, arXiv 1505.00468).
+    """An answer in the spelling that the official evaluation of VQA v2 compares (Antol et al. 2015, arXiv 1505.00468).
 
     Punctuation goes, number words become digits, articles go, contractions get their apostrophes back. What would
     leave nothing, such as "a" or "?", is kept in lower case: two different answers never both become the empty string.
@@ -67,8 +66,7 @@ def normalize_answer(answer: str) -> str:
 def answer_scores(
     answers: Sequence[str], *, together: bool = False, form: TargetForm = "leave_one_out"
 ) -> dict[str, float]:
-    """
-    How right each answer is, in (0, 1], given what people said.
+    """How right each answer is, in (0, 1], given what people said.
 
     Args:
         answers: Of several people, or one answer, or a set.
@@ -102,8 +100,7 @@ def answer_scores(
 def build_answers(
     questions: Iterable[dict[str, Any]], *, min_count: int = 1, max_answers: int | None = None
 ) -> list[str]:
-    """
-    The answers worth learning: normalised, most frequent first, ties in alphabetical order.
+    """The answers worth learning: normalised, most frequent first, ties in alphabetical order.
 
     Args:
         questions: Rows with `answers` and `together`, as `load_questions` gives them. An answer counts once for every

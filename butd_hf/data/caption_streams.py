@@ -34,8 +34,7 @@ def is_stream(source: str) -> bool:
 
 
 def open_captions(source: str, split: str = "train") -> IterableDataset:
-    """
-    Opens a stream of images with captions; only its columns are read.
+    """Opens a stream of images with captions; only its columns are read.
 
     Args:
         source: WebDataset shards, a folder of them or a file name ending in `.tar`, which may be a pattern (`*`) or

@@ -29,8 +29,7 @@ CAPTION_COLUMNS = ("captions", "text", "caption")  # the first that is there cou
 def load_captions(
     path: str | Path, split: str | None = None, images: str | Path | None = None, require_images: bool = True
 ) -> Dataset:
-    """
-    Reads images and their captions.
+    """Reads images and their captions.
 
     The layout is recognised from the content: JSON Lines (`{"image", "split", "captions"}` per line), COCO captions
     JSON, or Karpathy-split JSON (whose `restval` counts as `train`). A folder with `metadata.jsonl` is an

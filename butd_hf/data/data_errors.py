@@ -24,8 +24,7 @@ class BrokenSampleError(OSError, ValueError):
 
 @dataclass
 class ErrorCounter:
-    """
-    Counts what was wrong with annotations, and was left out or corrected.
+    """Counts what was wrong with annotations, and was left out or corrected.
 
     Attributes:
         strict: Whether the first of them raises `DataError` instead.
@@ -52,8 +51,7 @@ class ErrorCounter:
 
 
 def require_files(paths: Iterable[str], place: object, required: bool = True) -> None:
-    """
-    Checks that image files exist, before training starts and not in its third epoch.
+    """Checks that image files exist, before training starts and not in its third epoch.
 
     Args:
         paths: Of the files.

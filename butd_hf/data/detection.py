@@ -23,8 +23,7 @@ def load_detections(
     strict: bool = False,
     require_images: bool = True,
 ) -> Dataset:
-    """
-    Reads images and their annotated objects.
+    """Reads images and their annotated objects.
 
     Boxes are clipped to the image. Boxes without area in it, objects of categories that the file doesn't list and
     polygons of fewer than three points are left out; the log counts them and names the first. Polygons and
@@ -89,8 +88,7 @@ def label_names(table: Dataset) -> list[str]:
 
 
 def coco_annotations(row: dict[str, Any]) -> dict[str, Any]:
-    """
-    A row of what `load_detections` returns, as `ButdImageProcessor` takes its `annotations`.
+    """A row of what `load_detections` returns, as `ButdImageProcessor` takes its `annotations`.
 
     Returns:
         `image_id` and `annotations`, each with `bbox` (`x, y, width, height` in pixels), `category_id` (the label),

@@ -31,8 +31,7 @@ PER_OBJECT = ("labels", "has_mask", "iscrowd", "attributes")
 
 
 def read_image(path: str, height: int, width: int, longest_side: int) -> torch.Tensor:
-    """
-    The image as uint8 (3, height, width), decoded at a reduced size if JPEG allows one not below `longest_side`.
+    """The image as uint8 (3, height, width), decoded at a reduced size if JPEG allows one not below `longest_side`.
 
     Args:
         path: Of the file.
@@ -68,8 +67,7 @@ def read_image(path: str, height: int, width: int, longest_side: int) -> torch.T
 
 
 def read_sample(row: dict[str, Any], longest_side: int, masks: bool = True) -> Sample:
-    """
-    An annotated image, its longest side reduced to about `longest_side`.
+    """An annotated image, its longest side reduced to about `longest_side`.
 
     Args:
         row: A row of what `load_detections` returns.
@@ -120,8 +118,7 @@ def change(sample: Sample, function: Callable[..., torch.Tensor], *arguments: An
 
 @dataclass(frozen=True)
 class DetectionAugmentation:
-    """
-    Random changes of annotated images, by torchvision's transforms and, for mosaics, which it lacks, by our own.
+    """Random changes of annotated images, by torchvision's transforms and, for mosaics, which it lacks, by our own.
 
     Args:
         names: Which of `DETECTION_AUGMENTATIONS`: `flip` mirrors every second image, `crop` takes a part that keeps
@@ -139,8 +136,7 @@ class DetectionAugmentation:
             raise ValueError(f"Unknown augmentation {unknown}; expected some of {DETECTION_AUGMENTATIONS}.")
 
     def __call__(self, sample: Sample, draw: Callable[[], Sample], size: int, rng: np.random.Generator) -> Sample:
-        """
-        The changed sample. Call it within `seeded`: torchvision draws from torch's generator.
+        """The changed sample. Call it within `seeded`: torchvision draws from torch's generator.
 
         Args:
             sample: What to change.

@@ -45,8 +45,7 @@ Entry = tuple[int, int]  # place of an image in the list, place of a view
 
 @dataclass
 class ImageViews(torch.utils.data.Dataset):
-    """
-    Views of images, each decoded in the loader's workers.
+    """Views of images, each decoded in the loader's workers.
 
     Args:
         images: Pairs of image id and path.
@@ -77,8 +76,7 @@ class ImageViews(torch.utils.data.Dataset):
 
 @dataclass
 class ShardBatches:
-    """
-    Batches of views, shard after shard, those of near shapes together so that little is padded.
+    """Batches of views, shard after shard, those of near shapes together so that little is padded.
 
     They depend on the images of a shard alone, not on which process extracts it.
     """
@@ -142,8 +140,7 @@ def extract_regions(
     shard_size: int = IMAGES_PER_SHARD,
     overwrite: bool = True,
 ) -> RegionStore:
-    """
-    Runs the bottom-up half of a model over images and stores the regions. An existing store is used if
+    """Runs the bottom-up half of a model over images and stores the regions. An existing store is used if
     nothing that its regions depend on has changed, and extracted again otherwise.
 
     The store is written beside `store_path` and renamed when it is complete. Several processes share the shards; each
@@ -216,8 +213,7 @@ def extract_regions(
 def plan_extraction(
     path: Path, fingerprint: dict[str, Any], num_images: int, shard_size: int, overwrite: bool
 ) -> tuple[str | None, int, list[int] | None]:
-    """
-    Compares finished and unfinished files with what is wanted.
+    """Compares finished and unfinished files with what is wanted.
 
     Returns:
         Why nothing may be done, the images per shard, and the shards that are missing, None with a finished store.

@@ -23,8 +23,7 @@ def fingerprint_of(
     dtype: str,
     boxes: str | None = None,
 ) -> dict[str, Any]:
-    """
-    What regions depend on. Folders of images do not matter; image ids and file sizes do.
+    """What regions depend on. Folders of images do not matter; image ids and file sizes do.
 
     Args:
         boxes: The digest of boxes that were given.

@@ -18,8 +18,7 @@ OUTSIDE = 1.0  # pixels that a box may reach beyond the image: conventions diffe
 
 
 class GivenBoxes:
-    """
-    Boxes of images, from a JSON or JSON Lines file.
+    """Boxes of images, from a JSON or JSON Lines file.
 
     JSON is an object of lists of boxes by image id; JSON Lines are objects with `image_id` (or `image`) and `boxes`.
 
@@ -84,8 +83,7 @@ class GivenBoxes:
             )
 
     def relative(self, image_id: str, width: int, height: int) -> np.ndarray:
-        """
-        The boxes of an image as `x0, y0, x1, y1` in [0, 1]: (num_regions, 4), float32.
+        """The boxes of an image as `x0, y0, x1, y1` in [0, 1]: (num_regions, 4), float32.
 
         Raises:
             DataError: One of them lies outside the image.

@@ -10,8 +10,7 @@ from .data_errors import DataError
 
 
 def read_json(file: Path, expected: str) -> Any:
-    """
-    The content of a JSON file. A byte order mark is skipped.
+    """The content of a JSON file. A byte order mark is skipped.
 
     Args:
         file: The file.
@@ -31,8 +30,7 @@ def read_json(file: Path, expected: str) -> Any:
 
 
 def read_json_lines(file: Path) -> Iterator[tuple[str, Any]]:
-    """
-    The place (file and line, for messages) and the value of each line that is not blank.
+    """The place (file and line, for messages) and the value of each line that is not blank.
 
     Only a line feed ends a line: U+2028 and U+0085 are ordinary characters in JSON. A byte order mark is skipped.
 

@@ -39,8 +39,7 @@ def load_questions(
     format: str = "auto",
     require_images: bool = True,
 ) -> Dataset:
-    """
-    Reads questions about images, and their answers.
+    """Reads questions about images, and their answers.
 
     Args:
         path: The questions file, or its folder; `easy-vqa` is the installed package of that name. In a folder,
@@ -91,8 +90,7 @@ def answered_rows(table: Dataset, split: str | None, source: str, limit: int) ->
 
 
 def learnable_rows(table: Dataset, known: Collection[str], strict: bool) -> Dataset:
-    """
-    The questions with an answer that the model has: a cross-entropy learns nothing from the others.
+    """The questions with an answer that the model has: a cross-entropy learns nothing from the others.
 
     Raises:
         DataError: With `strict`, for the first of the others.

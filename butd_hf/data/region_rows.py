@@ -38,8 +38,7 @@ class DuplicateImageError(RegionStoreError):
 
 @dataclass
 class StoredRegions:
-    """
-    The regions of one view of one image, as arrays.
+    """The regions of one view of one image, as arrays.
 
     Args:
         features: `(num_regions, region_size)`, in the dtype of the store.
@@ -68,8 +67,7 @@ class StoredRegions:
 
 
 def rows_of_batch(regions: Any, sizes: Sequence[tuple[int, int]]) -> list[StoredRegions]:
-    """
-    The regions of a batch, image by image, without the places that `mask` says are empty.
+    """The regions of a batch, image by image, without the places that `mask` says are empty.
 
     Args:
         regions: `ButdRegions` of the batch.
@@ -97,8 +95,7 @@ def rows_of_batch(regions: Any, sizes: Sequence[tuple[int, int]]) -> list[Stored
 
 
 def encode_row(image_id: str, view: str, regions: StoredRegions, dtype: np.dtype) -> dict[str, Any]:
-    """
-    A row as the store keeps it.
+    """A row as the store keeps it.
 
     Raises:
         RegionStoreError: Features or boxes that are not finite, or too large for the dtype; shapes that don't fit.
@@ -126,8 +123,7 @@ def encode_row(image_id: str, view: str, regions: StoredRegions, dtype: np.dtype
 
 
 def decode_row(row: Mapping[str, Any], dtype: np.dtype, region_size: int) -> StoredRegions:
-    """
-    The regions in a row of the store, as `datasets` or Arrow give it. Arrays are read-only views of its bytes.
+    """The regions in a row of the store, as `datasets` or Arrow give it. Arrays are read-only views of its bytes.
 
     Args:
         row: Columns by name.

@@ -22,8 +22,7 @@ OPEN_SHARDS = 256  # tables kept at a time: their descriptions are in memory, th
 
 
 class RegionStore:
-    """
-    Random access to stored regions by image and view, and all of them in turn.
+    """Random access to stored regions by image and view, and all of them in turn.
 
     A store is a folder: shards (Arrow streams, which `datasets` reads, streamed or not), an index of them, and
     `store.json`. Memory does not grow with the number of images.
@@ -76,8 +75,7 @@ class RegionStore:
         return self.index.place_of(*image_and_view(key)) is not None
 
     def __getitem__(self, key: str | tuple[str, str]) -> StoredRegions:
-        """
-        The regions of `image_id` as it is, or of `(image_id, view)`. Arrays are read-only views of the file.
+        """The regions of `image_id` as it is, or of `(image_id, view)`. Arrays are read-only views of the file.
 
         Raises:
             BrokenSampleError: The image could not be read when the store was made.

@@ -52,8 +52,7 @@ def write_shard(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 class RegionStoreWriter:
-    """
-    Writes a store image by image; the rows of one shard are in memory at a time.
+    """Writes a store image by image; the rows of one shard are in memory at a time.
 
     ```python
     with RegionStoreWriter("STORE", dtype="float16") as writer:
@@ -100,8 +99,7 @@ class RegionStoreWriter:
         self.region_size = 0
 
     def add(self, image_id: str, regions: StoredRegions, view: str = "identity") -> None:
-        """
-        Adds the regions of one view of an image.
+        """Adds the regions of one view of an image.
 
         Raises:
             DuplicateImageError: There are regions of this image and view already.

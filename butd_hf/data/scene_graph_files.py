@@ -151,8 +151,7 @@ def read_public_vrd(file: Path, content: dict[str, list[dict[str, Any]]]) -> Fou
 
 
 def read_vg150(file: Path) -> Found:
-    """
-    `VG-SGG.h5` (Xu et al. 2017): 150 labels and 50 predicates of Visual Genome, whose names are in
+    """`VG-SGG.h5` (Xu et al. 2017): 150 labels and 50 predicates of Visual Genome, whose names are in
     `VG-SGG-dicts.json` and whose images in `image_data.json`. Without the latter, images are numbered.
     """
     try:

@@ -24,8 +24,7 @@ def load_scene_graphs(
     strict: bool = True,
     require_images: bool = True,
 ) -> Dataset:
-    """
-    Reads images, their annotated objects and how these are related.
+    """Reads images, their annotated objects and how these are related.
 
     What annotations contain but training can't use is left out, and the log counts it: repetitions of a
     relation (the same subject, predicate and object), relations of an object to itself, objects whose box has no area,
@@ -54,8 +53,8 @@ def load_scene_graphs(
     Returns:
         A table with the columns `image` (absolute path, None where there are no images), `image_id`, `width`,
         `height` (in the unit of the boxes), `sized` (False where the size is unknown: it is then the extent of the
-        boxes), `split`, `objects`: a list of `label` and `box` (`x0, y0, x1, y1` in pixels), and `relations`: a list of
-        `subject`, `object` (places among the objects) and `predicate`.
+        boxes), `split`, `objects`: a list of `label` and `box` (`x0, y0, x1, y1` in pixels), and `relations`: a list
+        of `subject`, `object` (places among the objects) and `predicate`.
 
     Raises:
         DataError: A file is malformed, some image files are missing, or the split or format does not exist.

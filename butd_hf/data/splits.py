@@ -40,8 +40,7 @@ def rows_of_split(table: Dataset, split: str | None, source: object, limit: int 
 def mix(
     sources: Sequence[Dataset | IterableDataset], weights: Sequence[float] | None = None, seed: int = 0
 ) -> Dataset | IterableDataset:
-    """
-    One data set of several: a table if all of them are, else a stream.
+    """One data set of several: a table if all of them are, else a stream.
 
     Args:
         sources: With the same columns.

@@ -36,8 +36,7 @@ def image_processor() -> ButdImageProcessor:
 
 
 def load_image(path: str, content: bytes | None = None) -> Image.Image:
-    """
-    The image file, decoded and upright, in its own colour space. Raises `OSError` with the path.
+    """The image file, decoded and upright, in its own colour space. Raises `OSError` with the path.
 
     Args:
         path: Of the file.
@@ -95,8 +94,7 @@ def views_of(augmentations: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """
-    Random changes that leave an image's captions true.
+    """Random changes that leave an image's captions true.
 
     Args:
         names: Which of `AUGMENTATIONS` to apply: `flip` mirrors every second image, `crop` takes a random part,

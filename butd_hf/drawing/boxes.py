@@ -32,8 +32,7 @@ def ink(colour: Colour) -> str:
 
 
 def draw_regions(axes: Axes, boxes: np.ndarray, *, numbered: int = 10, masks: np.ndarray | None = None) -> None:
-    """
-    Outlines and numbers the first regions, from yellow over red to violet.
+    """Outlines and numbers the first regions, from yellow over red to violet.
 
     Args:
         axes: Shows the image from (0, 0), the top left corner, to (1, 1).
@@ -102,8 +101,7 @@ def draw_outlines(axes: Axes, boxes: np.ndarray, colours: Sequence[Colour]) -> n
 
 
 def apart(boxes: np.ndarray, line: np.ndarray) -> np.ndarray:
-    """
-    The boxes, moved inwards where one would be drawn over the side of another before it.
+    """The boxes, moved inwards where one would be drawn over the side of another before it.
 
     Args:
         boxes: `x0, y0, x1, y1`: (num_boxes, 4).
@@ -140,8 +138,7 @@ def tag_corner(low: np.ndarray, high: np.ndarray, size: np.ndarray, taken: list[
 def draw_objects(
     image: Image.Image, boxes: np.ndarray, titles: Sequence[str], *, masks: np.ndarray | None = None
 ) -> Any:
-    """
-    Draws an image with the objects in it.
+    """Draws an image with the objects in it.
 
     Args:
         image: The image.

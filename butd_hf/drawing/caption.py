@@ -33,8 +33,7 @@ def draw_caption(
     numbered: int = 10,
     masks: np.ndarray | None = None,
 ) -> Figure:
-    """
-    Draws an image with its most salient regions, and a panel per word with where the model attends to.
+    """Draws an image with its most salient regions, and a panel per word with where the model attends to.
 
     A panel is bright where attention is high, and outlines the region with most of it, whose share is in the title.
 

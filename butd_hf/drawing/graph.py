@@ -38,8 +38,7 @@ class Box:
 
 
 def draw_graph(image: Image.Image, graph: SceneGraph) -> Figure:
-    """
-    Draws an image with the objects that have relations, and their graph beside it.
+    """Draws an image with the objects that have relations, and their graph beside it.
 
     An arrow goes from subject to object, in the subject's colour, as its predicate is. Up to about 30 relations can be
     read.

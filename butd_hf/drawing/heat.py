@@ -13,8 +13,7 @@ GAMMA = 0.8  # shows weak attention, too
 
 
 def attention_map(boxes: np.ndarray, attention: np.ndarray, height: int, width: int) -> np.ndarray:
-    """
-    Attention of a word over the image.
+    """Attention of a word over the image.
 
     Each region spreads its attention evenly over its root area: over its whole area, large regions would vanish beside
     small ones, and without a share large ones would drown all others.
@@ -46,8 +45,7 @@ def attention_map(boxes: np.ndarray, attention: np.ndarray, height: int, width: 
 
 
 def heated(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """
-    The image, dark where no attention goes, bright and warm where it does.
+    """The image, dark where no attention goes, bright and warm where it does.
 
     Args:
         image: RGB in [0, 1]: (height, width, 3).

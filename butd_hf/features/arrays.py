@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Feature files with an image each.
+"""Feature files with an image each.
 
 MILVLG's bottom-up-attention.pytorch and OpenVQA: `ID.npz` with `x`, `bbox`, `num_bbox`, `image_h` and `image_w`.
 ruotianluo's captioning code: folders `NAME_att` (`ID.npz` with `feat`, or `ID.npy`), `NAME_fc` (`ID.npy`, the mean)
@@ -64,8 +63,7 @@ def read_number(file: Path, name: str) -> int:
 
 
 def read_npz(folder: Path) -> Iterator[FeatureRecord]:
-    """
-    The images of a folder in MILVLG's layout, one in memory at a time.
+    """The images of a folder in MILVLG's layout, one in memory at a time.
 
     OpenVQA's files have `x` transposed, `(region_size, num_regions)`, which the number of boxes shows.
 
@@ -91,8 +89,7 @@ def read_npz(folder: Path) -> Iterator[FeatureRecord]:
 
 
 def read_npy(name: Path, sizes: Mapping[str, tuple[int, int]]) -> Iterator[FeatureRecord]:
-    """
-    The images of ruotianluo's folders, one in memory at a time.
+    """The images of ruotianluo's folders, one in memory at a time.
 
     Args:
         name: The beginning of the folders' names: `data/cocobu` of `data/cocobu_att` and so on.
@@ -136,8 +133,7 @@ def write_npz(folder: Path, record: FeatureRecord) -> None:
 
 
 def write_npy(name: Path, record: FeatureRecord) -> None:
-    """
-    Writes an image's files in ruotianluo's folders, and a line of `NAME_sizes.jsonl`, beside them.
+    """Writes an image's files in ruotianluo's folders, and a line of `NAME_sizes.jsonl`, beside them.
 
     Raises:
         FeatureFileError: The image id can't be a file's name, or the size is unknown.
@@ -154,8 +150,7 @@ def write_npy(name: Path, record: FeatureRecord) -> None:
 
 
 def read_sizes(file: Path) -> dict[str, tuple[int, int]]:
-    """
-    Width and height of images by image id.
+    """Width and height of images by image id.
 
     Args:
         file: JSON Lines of `image_id`, `width` and `height`, or JSON with a list `images` of such objects, as COCO's

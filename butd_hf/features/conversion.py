@@ -25,8 +25,7 @@ NPY_PARTS = ("att", "fc", "box")
 def read_features(
     source: Path, *, columns: tuple[str, ...] | None = None, sizes: Path | None = None
 ) -> Iterator[FeatureRecord]:
-    """
-    The images of feature files or of a store, one in memory at a time; of a store, the view `identity`.
+    """The images of feature files or of a store, one in memory at a time; of a store, the view `identity`.
 
     Args:
         source: A TSV file, a store, a folder of `.npz` files, or the beginning of the names of ruotianluo's folders
@@ -69,8 +68,7 @@ def convert_features(
     overwrite: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> int:
-    """
-    Converts feature files, or a store, to another kind. The output appears when it is complete.
+    """Converts feature files, or a store, to another kind. The output appears when it is complete.
 
     Args:
         sources: Files and folders, one after another; see `read_features`.

@@ -19,8 +19,7 @@ class FeatureFileError(ValueError):
 
 @dataclass
 class FeatureRecord:
-    """
-    An image in a feature file.
+    """An image in a feature file.
 
     Args:
         image_id: Its name.
@@ -41,8 +40,7 @@ def regions_of_pixels(
     error: Callable[[str, str], Exception],
     **labels: np.ndarray,
 ) -> StoredRegions:
-    """
-    Regions whose boxes are in pixels of the image.
+    """Regions whose boxes are in pixels of the image.
 
     Boxes are divided by the image's width and height as they are: published ones end at most at `width - 1` and
     `height - 1`, and models that were trained on them divided likewise.

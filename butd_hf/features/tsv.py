@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The Bottom-Up TSV: a line per image, arrays as base64 of float32.
+"""The Bottom-Up TSV: a line per image, arrays as base64 of float32.
 
 As the code of Anderson et al. (2018) writes it there are six columns, width before height; as that of LXMERT (Tan &
 Bansal 2019), ten, height before width. Neither has a header.
@@ -100,8 +99,7 @@ class Line:
 
 
 def read_tsv(file: Path, columns: tuple[str, ...] | None = None) -> Iterator[FeatureRecord]:
-    """
-    The images of a TSV file, one in memory at a time.
+    """The images of a TSV file, one in memory at a time.
 
     Args:
         file: The file.
@@ -146,8 +144,7 @@ def columns_of(content: bytes) -> tuple[str, ...]:
 
 
 def line_of(record: FeatureRecord, columns: tuple[str, ...]) -> bytes:
-    """
-    The line of an image, with the columns of `COLUMNS`.
+    """The line of an image, with the columns of `COLUMNS`.
 
     Raises:
         FeatureFileError: An id with a tab or a line break, or an unknown size.

@@ -15,8 +15,7 @@ from .regions import ImageRegions, read_regions
 
 @dataclass(kw_only=True)
 class ImageAnswers(ImageRegions):
-    """
-    Answers to a question about an image, with the regions that they came from.
+    """Answers to a question about an image, with the regions that they came from.
 
     Attributes:
         question: The question.
@@ -32,8 +31,7 @@ class ImageAnswers(ImageRegions):
 
 
 def answer_scores(model: ButdForQuestionAnswering, logits: torch.Tensor) -> torch.Tensor:
-    """
-    Scores in [0, 1] from logits, both (num_questions, num_labels).
+    """Scores in [0, 1] from logits, both (num_questions, num_labels).
 
     They sum to one over all answers if the model's `problem_type` is `"single_label_classification"`; otherwise each
     answer has a probability of its own.
@@ -51,8 +49,7 @@ def answer_questions(
     *,
     top_k: int = 5,
 ) -> list[ImageAnswers]:
-    """
-    Answers a batch of questions.
+    """Answers a batch of questions.
 
     Args:
         model: In evaluation mode, on any device.

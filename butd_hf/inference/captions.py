@@ -18,8 +18,7 @@ from .regions import ImageRegions, image_inputs, read_regions
 
 @dataclass(kw_only=True)
 class ImageCaption(ImageRegions):
-    """
-    A caption with the regions that it came from.
+    """A caption with the regions that it came from.
 
     Attributes:
         caption: The text, including the prompt.
@@ -42,8 +41,7 @@ def caption_images(
     output_attentions: bool = False,
     **generation: Any,
 ) -> list[ImageCaption]:
-    """
-    Captions a batch of images.
+    """Captions a batch of images.
 
     Args:
         model: In evaluation mode, on any device.
@@ -83,8 +81,7 @@ def caption_images(
 def attentions_of_words(
     tokenizer: PreTrainedTokenizerBase, tokens: list[int], attentions: np.ndarray
 ) -> tuple[list[str], np.ndarray]:
-    """
-    The words that tokens spell, each with the mean attention of its tokens.
+    """The words that tokens spell, each with the mean attention of its tokens.
 
     Args:
         tokenizer: What made the tokens: words, parts of words or bytes.

@@ -20,8 +20,7 @@ RECALLED_REGIONS = 36  # as many as the bottom-up features of Anderson et al. ha
 
 @dataclass
 class ImageObjects:
-    """
-    Objects in an image, highest score first.
+    """Objects in an image, highest score first.
 
     Attributes:
         boxes: `x0, y0, x1, y1` in pixels: (num_objects, 4).
@@ -62,8 +61,7 @@ def read_objects(
     mask_threshold: float = 0.5,
     masks: bool = False,
 ) -> list[ImageObjects]:
-    """
-    Objects in what a detection or segmentation model, in evaluation mode, returned for a batch.
+    """Objects in what a detection or segmentation model, in evaluation mode, returned for a batch.
 
     Args:
         outputs: Of the model.
@@ -147,8 +145,7 @@ def score_predictions(
     common: int,
     masks: bool = False,
 ) -> dict[str, float]:
-    """
-    Scores what `predictions_of` kept of images, given as rows of what `load_detections` returns.
+    """Scores what `predictions_of` kept of images, given as rows of what `load_detections` returns.
 
     Args:
         common: How many boxes a class needs to count for the mean over common classes.

@@ -15,8 +15,7 @@ from ..modeling.image_processing_butd import ButdImageProcessor
 
 @dataclass(kw_only=True)
 class ImageRegions:
-    """
-    Regions of an image, the most salient first.
+    """Regions of an image, the most salient first.
 
     Attributes:
         boxes: `x0, y0, x1, y1` in [0, 1]: (num_regions, 4).

@@ -23,8 +23,7 @@ GRAPH_MODES: tuple[str, ...] = get_args(GraphMode)
 
 @dataclass
 class GraphExample:
-    """
-    An annotated graph.
+    """An annotated graph.
 
     Attributes:
         index: Its row in the table.
@@ -92,8 +91,7 @@ def collate_graphs(
     images: Sequence[Any] | None = None,
     image_processor: ButdImageProcessor | None = None,
 ) -> dict[str, Any]:
-    """
-    Inputs of the model for a batch.
+    """Inputs of the model for a batch.
 
     Args:
         examples: The graphs.
@@ -133,8 +131,7 @@ def predicted_graphs(
     most: int = max(CUTOFFS),
     repeat_overlap: float | None = SAME_OBJECT,
 ) -> list[dict[str, np.ndarray]]:
-    """
-    The graph of each image of a batch, as `butd_hf.metrics` takes it.
+    """The graph of each image of a batch, as `butd_hf.metrics` takes it.
 
     Relations are the `most` best with one predicate per pair, and the `most` best without that constraint.
 

@@ -20,8 +20,7 @@ def average_precision(
     common: int = COMMON_BOXES,
     per_class: bool = True,
 ) -> dict[str, float]:
-    """
-    Scores the objects that were detected in images.
+    """Scores the objects that were detected in images.
 
     Masks are scored on the objects whose mask was drawn. An object without one is known to be there, so what is
     detected within its box counts as neither right nor wrong, as COCO treats crowds.

@@ -16,8 +16,7 @@ NEVER = np.iinfo(np.int64).max  # rank of a relation that was not predicted
 def relation_ranks(
     prediction: Mapping[str, Any], reference: Mapping[str, Any], *, name: str, overlap: float, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Ranks from 0 of the annotated relations of an image; arguments as in `score_graphs`.
+    """Ranks from 0 of the annotated relations of an image; arguments as in `score_graphs`.
 
     Args:
         name: Of the image in errors, such as `"[3]"`.
@@ -81,8 +80,7 @@ def checked_scores(prediction: Mapping[str, Any], number: int, name: str) -> np.
 
 
 def best_first(relations: np.ndarray, scores: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """
-    The relations that can count, best first: the `most` best, and of each pair the best, the `most` best of these.
+    """The relations that can count, best first: the `most` best, and of each pair the best, the `most` best of these.
 
     Returns:
         Relations (num_counting, 3), and which of them are the best of their pair (num_counting,). The first `most` are

@@ -18,8 +18,7 @@ def score_answers(
     answer_types: Sequence[str] | None = None,
     wups: bool | None = False,
 ) -> dict[str, float]:
-    """
-    Scores answers to questions. Both sides are normalised; the official script leaves both as they are where all
+    """Scores answers to questions. Both sides are normalised; the official script leaves both as they are where all
     people agree to the letter.
 
     Args:

@@ -15,8 +15,7 @@ def region_recall(
     num_regions: int = 36,
     threshold: float = 0.5,
 ) -> float:
-    """
-    The share of annotated objects, crowds left out, that one of the best regions of their image covers.
+    """The share of annotated objects, crowds left out, that one of the best regions of their image covers.
 
     Args:
         predictions: Of each image its boxes `x0, y0, x1, y1`, the best first.

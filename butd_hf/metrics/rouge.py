@@ -12,8 +12,7 @@ BETA = 1.2  # weight of recall against precision, coco-caption's
 
 
 def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """
-    ROUGE-L of captions whose tokens are separated by spaces.
+    """ROUGE-L of captions whose tokens are separated by spaces.
 
     Returns:
         One score in 0..1 per caption (num_captions,); their mean is the figure that is reported.

@@ -21,8 +21,7 @@ def score_graphs(
     cutoffs: Sequence[int] = CUTOFFS,
     predicates: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """
-    Scores scene graphs.
+    """Scores scene graphs.
 
     A relation is found at rank K if the Kth best of its image has its subject's label, predicate and object's label,
     and both boxes overlap those annotated by half (Lu et al. 2016; Xu et al. 2017). A predicted relation may match

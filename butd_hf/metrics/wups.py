@@ -41,8 +41,7 @@ def wup_similarity(one: str, other: str) -> float:
 
 
 def wups(predictions: Sequence[Collection[str]], references: Sequence[Collection[str]], threshold: float) -> float:
-    """
-    The mean score, in 0..100, of sets of answers against sets of right answers; thresholds 0.9 and 0 give WUPS@0.9
+    """The mean score, in 0..100, of sets of answers against sets of right answers; thresholds 0.9 and 0 give WUPS@0.9
     and WUPS@0.0.
 
     Of each question it is the smaller of two products: how near each predicted answer is to its nearest right one, and

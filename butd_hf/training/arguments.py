@@ -188,8 +188,7 @@ class GraphArguments:
 def parse_arguments(
     *groups: type, description: str | None = None, generates: bool = False, **defaults: Any
 ) -> tuple[Any, ...]:
-    """
-    What the command line says: an object of each group, then the training arguments.
+    """What the command line says: an object of each group, then the training arguments.
 
     Args:
         groups: Dataclasses, each a group of options.

@@ -17,8 +17,7 @@ from .task import Task
 
 
 class CaptionTask(Task):
-    """
-    Rows of `load_captions` or `open_captions` for a `ButdForConditionalGeneration`.
+    """Rows of `load_captions` or `open_captions` for a `ButdForConditionalGeneration`.
 
     Args:
         processor: Prepares images and captions.

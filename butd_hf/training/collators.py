@@ -18,8 +18,7 @@ REGION_INPUTS = ("region_features", "region_boxes", "region_mask")
 def read_image(
     row: dict[str, Any], rng: np.random.Generator | None, store: Any, augmentation: Augmentation | None
 ) -> tuple[dict[str, Any], bool]:
-    """
-    The image of a row, or its stored regions, and whether left and right have changed places in it.
+    """The image of a row, or its stored regions, and whether left and right have changed places in it.
 
     Args:
         row: With `image`, a path or what a stream has of a file (`path`, `bytes`), and `image_id`.

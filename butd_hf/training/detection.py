@@ -31,8 +31,7 @@ REGION_MASK_SIZE = 14  # of the masks that regions themselves get in segmentatio
 
 
 class DetectionTask(Task):
-    """
-    Rows of `load_detections` for a `ButdForObjectDetection`, or with `masks` a `ButdForInstanceSegmentation`.
+    """Rows of `load_detections` for a `ButdForObjectDetection`, or with `masks` a `ButdForInstanceSegmentation`.
 
     Args:
         processor: Prepares images.

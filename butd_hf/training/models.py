@@ -30,8 +30,7 @@ def is_checkpoint_of(checkpoint: str | None, model_class: type) -> bool:
 def build_config(
     options: ModelArguments, model_class: type, data: dict[str, Any], bottom_up: dict[str, Any]
 ) -> ButdConfig:
-    """
-    The config of the checkpoint to start from, or a new one.
+    """The config of the checkpoint to start from, or a new one.
 
     Args:
         options: What the command line says.
@@ -106,8 +105,7 @@ def resized(processor: ButdImageProcessor, options: ModelArguments) -> ButdImage
 
 
 def build_model(options: ModelArguments, model_class: type, config: ButdConfig, whole: bool = True) -> PreTrainedModel:
-    """
-    The model, with the weights it starts from, and frozen where asked.
+    """The model, with the weights it starts from, and frozen where asked.
 
     Args:
         options: What the command line says.
@@ -139,8 +137,7 @@ def build_model(options: ModelArguments, model_class: type, config: ButdConfig, 
 
 
 def load_bottom_up(model: nn.Module, checkpoint: str) -> None:
-    """
-    Loads the bottom-up half of any checkpoint of this package, in place.
+    """Loads the bottom-up half of any checkpoint of this package, in place.
 
     Args:
         model: Any task model of this package.
@@ -170,8 +167,7 @@ def load_bottom_up(model: nn.Module, checkpoint: str) -> None:
 
 
 def freeze_stages(backbone: nn.Module, stages: int) -> None:
-    """
-    Freezes the first stages of a timm backbone, with all that comes before them.
+    """Freezes the first stages of a timm backbone, with all that comes before them.
 
     Args:
         backbone: A timm feature extractor, or transformers' `TimmBackbone` around one.

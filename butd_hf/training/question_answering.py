@@ -22,8 +22,7 @@ QUESTION_COLUMNS = ("question_id", "question", "answers", "together", "question_
 
 
 class QuestionTask(Task):
-    """
-    Rows of `group_questions` for a `ButdForQuestionAnswering`.
+    """Rows of `group_questions` for a `ButdForQuestionAnswering`.
 
     Where an image is mirrored, left and right change places in questions and answers, too.
 

@@ -25,8 +25,7 @@ LICENCE = "Not stated yet: name the licence of these weights, and what those of 
 
 
 def run(trainer: ButdTrainer, data: DataArguments, model: ModelArguments, learned_from: str) -> dict[str, float]:
-    """
-    Trains and evaluates, and fills the run folder.
+    """Trains and evaluates, and fills the run folder.
 
     Args:
         trainer: What trains.

@@ -24,8 +24,7 @@ GROUPED_BATCHES = 50  # batches whose samples are sorted by length together
 
 
 class BrokenSamples:
-    """
-    Counts samples that can't be read, in all loader processes together, or stops at the first.
+    """Counts samples that can't be read, in all loader processes together, or stops at the first.
 
     Args:
         strict: Whether to stop.
@@ -52,8 +51,7 @@ class BrokenSamples:
 
 
 class SampleTable(torch.utils.data.Dataset):
-    """
-    Samples by their place in a table. What is random about one depends only on its place, the epoch and the seed.
+    """Samples by their place in a table. What is random about one depends only on its place, the epoch and the seed.
 
     Args:
         rows: A table of `datasets`, or any sequence.
@@ -109,8 +107,7 @@ class SampleTable(torch.utils.data.Dataset):
 
 
 class SampleOrder(torch.utils.data.Sampler):
-    """
-    A random order of a table, which depends only on its seed and epoch: a resumed run goes on in the same one.
+    """A random order of a table, which depends only on its seed and epoch: a resumed run goes on in the same one.
 
     Args:
         table: The samples. With `lengths`, samples of like lengths follow one another.
@@ -140,8 +137,7 @@ class SampleOrder(torch.utils.data.Sampler):
 
 
 class SampleStream(torch.utils.data.IterableDataset):
-    """
-    Samples of a stream of `datasets` without end: when it ends, it begins anew in another order.
+    """Samples of a stream of `datasets` without end: when it ends, it begins anew in another order.
 
     Shards are shared out among all loader processes of all processes if their number allows, else each takes every
     n-th row. What is read depends only on the seed and on how many share the stream.

@@ -26,8 +26,7 @@ from .task import Task
 
 
 class SceneGraphTask(Task):
-    """
-    Graphs of `read_graphs` for a `ButdForSceneGraphGeneration`.
+    """Graphs of `read_graphs` for a `ButdForSceneGraphGeneration`.
 
     Args:
         processor: Prepares images.
@@ -100,8 +99,7 @@ def opposite_predicates(names: Sequence[str]) -> dict[int, int]:
 def join_labels(
     names: Sequence[str], classes: Sequence[str], label_map: dict[str, str]
 ) -> tuple[list[str], list[int]]:
-    """
-    Labels of the data and, behind them, classes of the bottom-up half that the data doesn't have.
+    """Labels of the data and, behind them, classes of the bottom-up half that the data doesn't have.
 
     Args:
         names: Labels of the data.

@@ -18,8 +18,7 @@ IMAGE_INPUTS = ("pixel_values", "pixel_mask", "region_features", "region_boxes",
 
 
 class SelfCriticalTrainer(ButdTrainer):
-    """
-    Continues the training of a captioner by REINFORCE on CIDEr-D (Rennie et al. 2017, arXiv 1612.00563).
+    """Continues the training of a captioner by REINFORCE on CIDEr-D (Rennie et al. 2017, arXiv 1612.00563).
 
     Several captions of each image are sampled; each one's advantage is its CIDEr-D minus a baseline. The end of a
     caption counts as a word of it: without that, models learn to leave captions unfinished.

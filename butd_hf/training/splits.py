@@ -22,8 +22,7 @@ from .arguments import EVALUATION_SPLITS, DataArguments, ModelArguments
 def load_splits(
     options: DataArguments, load: Callable[[str], Dataset], seed: int, keep: Callable[[Any], bool] | None = None
 ) -> tuple[Dataset | IterableDataset, Dataset]:
-    """
-    The rows to learn from, a stream if any of `--data` is one, and those to score.
+    """The rows to learn from, a stream if any of `--data` is one, and those to score.
 
     Args:
         options: What the command line says.
@@ -79,8 +78,7 @@ def open_regions(
     train_rows: Dataset | IterableDataset,
     eval_rows: Dataset,
 ) -> tuple[RegionStore | None, RegionStore | None]:
-    """
-    The regions of `--cache`, of images to learn from and to score: computed unless they are there already, from the
+    """The regions of `--cache`, of images to learn from and to score: computed unless they are there already, from the
     same images by the same bottom-up half. None without `--cache`.
 
     Raises:

@@ -10,8 +10,7 @@ from torch import nn
 
 
 class Task(ABC):
-    """
-    One of the five tasks.
+    """One of the five tasks.
 
     Attributes:
         name: Its pipeline, as cards name it.
@@ -23,8 +22,7 @@ class Task(ABC):
 
     @abstractmethod
     def read(self, row: Any, rng: np.random.Generator | None, source: Any) -> dict[str, Any]:
-        """
-        A sample of a row.
+        """A sample of a row.
 
         Args:
             row: Of a table or stream.

@@ -37,8 +37,7 @@ class EpochOfSamples(TrainerCallback):
 
 
 class ButdTrainer(Trainer):
-    """
-    A `Trainer` that also
+    """A `Trainer` that also
 
     - averages weights with `ema_decay`, and evaluates and saves the average as the model;
     - scores what the model says (captions are generated) as `eval_<metric>`, and keeps it in `predictions`;
@@ -236,8 +235,7 @@ class ButdTrainer(Trainer):
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
-    """
-    The last whole checkpoint in a run folder, None if there is none.
+    """The last whole checkpoint in a run folder, None if there is none.
 
     A checkpoint that was cut short by the end of its process lacks the trainer's state, which is written last.
     """

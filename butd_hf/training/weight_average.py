@@ -16,8 +16,7 @@ AVERAGE_FILE = "weights_in_training.pt"  # in a checkpoint whose model is the av
 
 
 class WeightAverage(TrainerCallback):
-    """
-    An exponential moving average of the weights, which forgets its random beginnings fast.
+    """An exponential moving average of the weights, which forgets its random beginnings fast.
 
     Args:
         decay: In (0, 1). Of the first steps, n by n, it is at most (1 + n) / (10 + n).

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 
 
 def read_word_vectors(file: str | Path, words: set[str]) -> dict[str, torch.Tensor]:
-    """
-    Vectors of some words from a file in the text format of GloVe (Pennington et al. 2014) or word2vec.
+    """Vectors of some words from a file in the text format of GloVe (Pennington et al. 2014) or word2vec.
 
     Raises:
         ValueError: It has none of the words, or a line holds something else than numbers, or not as many as others.
@@ -53,8 +52,7 @@ def label_embeddings(names: Sequence[str], file: str | Path, hidden_size: int) -
 
 
 def fill_token_embeddings(embeddings: torch.Tensor, vocabulary: Mapping[str, int], file: str | Path) -> None:
-    """
-    Puts the vectors of the words of a tokenizer where their embeddings (vocab_size, size) are; others stay.
+    """Puts the vectors of the words of a tokenizer where their embeddings (vocab_size, size) are; others stay.
 
     Raises:
         ValueError: The vectors are of another size.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Make a trained checkpoint the package's embedded default of a task, with its weights in float16:
+"""Make a trained checkpoint the package's embedded default of a task, with its weights in float16:
 
     python examples/benchmarks/embed_checkpoint.py RUN image-to-text
 
@@ -24,8 +23,7 @@ CODE_FIELDS = ("auto_map", "custom_pipelines")
 
 
 def embed(source: Path, target: Path) -> None:
-    """
-    Copies config, weights and tokenizer of a saved checkpoint, without its code, and its weights as float16.
+    """Copies config, weights and tokenizer of a saved checkpoint, without its code, and its weights as float16.
 
     Raises:
         FileNotFoundError: There are no weights.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-How many objects the best 36 regions of an image cover, by learned regions and by what needs no training:
+"""How many objects the best 36 regions of an image cover, by learned regions and by what needs no training:
 
     python examples/benchmarks/region_recall.py --model RUN/best --data FOLDER --split val
 
@@ -36,8 +35,7 @@ Proposer = Callable[[list[Image.Image]], list[np.ndarray]]
 
 
 def spread_windows(num_regions: int = 36) -> np.ndarray:
-    """
-    Windows spread evenly over place and size, the same for every image.
+    """Windows spread evenly over place and size, the same for every image.
 
     The whole image; then grids of 2 x 2 windows with 0.75 of each side, of 3 x 3 with 0.5, and of 5 x 5 with 0.3, from
     border to border; of the last, those nearest to the centre come first, until there are enough: 1 + 4 + 9 + 22 = 36.
@@ -56,8 +54,7 @@ def spread_windows(num_regions: int = 36) -> np.ndarray:
 
 
 def selective_search(image: Image.Image, num_regions: int) -> np.ndarray:
-    """
-    The first proposals of opencv's selective search, in its fast mode, as `x0, y0, x1, y1` in [0, 1].
+    """The first proposals of opencv's selective search, in its fast mode, as `x0, y0, x1, y1` in [0, 1].
 
     Raises:
         ImportError: opencv-contrib is not installed.

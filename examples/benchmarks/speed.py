@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Time the way from an image to its caption, and its parts, against the model's own backbone:
+"""Time the way from an image to its caption, and its parts, against the model's own backbone:
 
     python examples/benchmarks/speed.py
     python examples/benchmarks/speed.py --model RUN/best --image photo.jpg --rounds 50 --threads 2 --json

@@ -62,8 +62,7 @@ def build_backbone(config: ButdBottomUpConfig) -> TimmBackbone | ButdResnetC4:
 def images_by_size(
     pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """
-    Images of one size at a time, without padding, and which rows of the batch they are: convolutions and attention
+    """Images of one size at a time, without padding, and which rows of the batch they are: convolutions and attention
     would carry the padding into the image.
     """
     if pixel_mask is None:

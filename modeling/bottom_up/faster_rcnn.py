@@ -20,8 +20,7 @@ def select_by_class(
     scores: torch.Tensor,  # (num_boxes, num_labels): without background
     config: ButdBottomUpConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    The selection of Anderson et al. (2018): suppression within each class, then each box's best score that is left.
+    """The selection of Anderson et al. (2018): suppression within each class, then each box's best score that is left.
 
     Boxes that reach `score_threshold` are kept, but at least the best `min_regions` and at most the best
     `num_regions`. A score is suppressed only by higher ones, so scores below the threshold matter only if too few
@@ -47,8 +46,7 @@ def select_by_best_class(
     scores: torch.Tensor,  # (num_boxes,): of that class
     config: ButdBottomUpConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    The selection of the detectron2 ports: one suppression for all, by each box's best class.
+    """The selection of the detectron2 ports: one suppression for all, by each box's best class.
 
     Where fewer than `min_regions` are left, the threshold is raised by 0.1 and again; the ports give up at 0.9, or at
     once. Scores have no threshold there, though the ports' settings name one. Returns the indices of the kept boxes,
@@ -64,8 +62,7 @@ def select_by_best_class(
 
 
 class ButdFasterRcnnHead(nn.Module):
-    """
-    Class and attribute of each region, from its feature.
+    """Class and attribute of each region, from its feature.
 
     Attributes are predicted from the feature and an embedding of the likeliest class. Background is the last class and
     "none" the last attribute, whatever the order in the files of a variant.
@@ -85,8 +82,7 @@ class ButdFasterRcnnHead(nn.Module):
             self.attribute_classifier = nn.Linear(hidden_size, num_attributes + 1)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Class logits `(num_regions, num_region_labels + 1)`, background last, and attribute logits `(num_regions,
+        """Class logits `(num_regions, num_region_labels + 1)`, background last, and attribute logits `(num_regions,
         num_region_attributes + 1)`, none last, or None without attributes, of features `(num_regions, region_size)`.
         """
         class_logits = self.classifier(features)  # (num_regions, num_region_labels + 1)
@@ -103,8 +99,7 @@ class ButdFasterRcnnHead(nn.Module):
 
 
 class ButdFasterRcnnSelector(nn.Module):
-    """
-    The detector of Anderson et al. (2018), from proposals to regions.
+    """The detector of Anderson et al. (2018), from proposals to regions.
 
     `config.variant` says whose numbers it gives. `"caffe"`, the original: regions are raw proposals, selected per
     class. `"detectron2"`, the ports: regions have regressed boxes, selected by their best class, and features of the
@@ -175,8 +170,7 @@ class ButdFasterRcnnSelector(nn.Module):
         )
 
     def extent(self, height: int, width: int, scale: float) -> tuple[float, float, float, float]:
-        """
-        Width and height, twice, of the image in pixels: what a box of the whole image ends at.
+        """Width and height, twice, of the image in pixels: what a box of the whole image ends at.
 
         The Caffe code scales boxes by exactly `scale`, although the image's sides are rounded.
         """

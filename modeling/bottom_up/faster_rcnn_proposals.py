@@ -29,8 +29,7 @@ SMALLEST_SIDE = 16  # of a proposal of the Caffe code, in pixels of the original
 
 
 def cell_anchors(variant: str) -> torch.Tensor:
-    """
-    The 12 anchors of a cell, `(12, 4)` as `x0, y0, x1, y1` in pixels.
+    """The 12 anchors of a cell, `(12, 4)` as `x0, y0, x1, y1` in pixels.
 
     `"caffe"`: for each ratio a box of whole pixels around the centre 7.5, last pixel included, at each scale; the
     first is -38, -16, 53, 31. `"detectron2"`: for each scale a box of exact area and ratio around 0.
@@ -64,8 +63,7 @@ def move_boxes(
     variant: str,
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),  # what the deltas are divided by
 ) -> torch.Tensor:
-    """
-    Boxes moved and scaled by regressed deltas (Girshick et al. 2014, appendix C).
+    """Boxes moved and scaled by regressed deltas (Girshick et al. 2014, appendix C).
 
     `"caffe"` counts pixels in the sizes of `boxes`, but not in the result, as the published code; `"detectron2"`
     doesn't, and bounds the growth.
@@ -94,8 +92,7 @@ def inclusive(boxes: torch.Tensor) -> torch.Tensor:
 
 
 class ButdFasterRcnnProposals(nn.Module):
-    """
-    Boxes that may hold an object, from anchors at every cell of the feature map.
+    """Boxes that may hold an object, from anchors at every cell of the feature map.
 
     `"caffe"`: two scores per anchor, background and foreground; small boxes are dropped, then the best 6000 kept.
     `"detectron2"`: one score per anchor; the best 6000 are kept, then empty ones dropped. The anchors are part of the

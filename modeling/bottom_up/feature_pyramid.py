@@ -20,8 +20,7 @@ CELLS_PER_SIDE = 8  # fewer, and the finer level is the better one; more are slo
 
 @dataclass
 class ButdPyramid(ModelOutput):
-    """
-    Feature maps of a batch of images, finest first.
+    """Feature maps of a batch of images, finest first.
 
     Images that are smaller than a map repeat their last row and column beyond their edge: sampling at the edge then
     gives what it gives in a batch of one.

@@ -10,8 +10,7 @@ from .backbone import FeatureMaps
 
 
 class ButdGridSelector(nn.Module):
-    """
-    Every cell of the feature map, the baseline that Anderson et al. (2018) compare selected regions with.
+    """Every cell of the feature map, the baseline that Anderson et al. (2018) compare selected regions with.
 
     Cells are ranked by how much they stand out: the distance of their feature from the image's mean feature.
     """

@@ -9,8 +9,7 @@ from .feature_pyramid import ButdPyramid, group_norm, pool_pyramid
 
 
 class ButdMaskHead(nn.Module):
-    """
-    A soft mask per box, convolved from what is pooled there, as in Mask R-CNN (He et al. 2017).
+    """A soft mask per box, convolved from what is pooled there, as in Mask R-CNN (He et al. 2017).
 
     What differs: one mask instead of one per class, two convolutions instead of four, and the state of the region or
     query scales and shifts the channels (Perez et al. 2018, "FiLM"), which tells two objects in one box apart.

@@ -30,8 +30,7 @@ class ButdProposals(ModelOutput):
 
 
 class ButdProposalHead(nn.Module):
-    """
-    Objectness and a box for each cell, anchor-free as FCOS (Tian et al. 2019).
+    """Objectness and a box for each cell, anchor-free as FCOS (Tian et al. 2019).
 
     What differs: no classes and no centerness, since objectness itself learns how well the box fits
     (`losses/proposals.py`), and distances are `FIRST_REACH` cells times an exponential, with one scale for all

@@ -17,8 +17,7 @@ NARROW_SIZE = 64  # channels per cell before one linear layer joins all cells: i
 
 
 class ButdRegionHead(nn.Module):
-    """
-    Features, classes, attributes, a refined box and a mask of each region (Ren et al. 2015; Anderson et al. 2018).
+    """Features, classes, attributes, a refined box and a mask of each region (Ren et al. 2015; Anderson et al. 2018).
 
     A region's feature has two halves: the mean of the backbone's last map in the box, and what this head computes from
     7 × 7 cells of the pyramid. Features are pooled at the proposed box. Refinement is class-agnostic, and begins as

@@ -53,8 +53,7 @@ def folded_block(
 
 
 class ButdResnetC4(nn.Module):
-    """
-    ResNet (He et al. 2016) as Anderson et al. (2018) use it: four stages for the image, the fifth for each region.
+    """ResNet (He et al. 2016) as Anderson et al. (2018) use it: four stages for the image, the fifth for each region.
 
     What differs from timm's, whose blocks and names of weights it has: stages stride in the first 1 × 1 convolution of
     their first block; the pooling of the stem has no padding, but a last partial window; the last stage has stride 1
@@ -104,8 +103,7 @@ class ButdResnetC4(nn.Module):
         return BackboneOutput(feature_maps=(hidden_states,))
 
     def describe(self, feature_map: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """
-        Appearance of regions: max RoI pooling to 14 × 14 (Girshick 2015), the last stage, the mean.
+        """Appearance of regions: max RoI pooling to 14 × 14 (Girshick 2015), the last stage, the mean.
 
         Where the last stage is all dilated by 2, cells of even and of odd rows and columns never meet: it is four
         undilated ones on 7 × 7 cells each.

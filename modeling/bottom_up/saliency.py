@@ -28,8 +28,7 @@ def window_cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
 
 
 class ButdSaliencySelector(nn.Module):
-    """
-    Training-free bottom-up attention: centre-surround contrast of the backbone's activations.
+    """Training-free bottom-up attention: centre-surround contrast of the backbone's activations.
 
     Low-level salience is what differs from its surround (Itti, Koch & Niebur 1998). As in the centre-surround
     distance of Liu et al. (2007, "Learning to detect a salient object"), a window is compared with the ring around it
@@ -70,8 +69,7 @@ class ButdSaliencySelector(nn.Module):
         )
 
     def contrast(self, feature_map: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-        """
-        Centre-surround contrast `(batch_size, num_windows)`, zero or higher, of windows `(num_windows, 4)`, `left,
+        """Centre-surround contrast `(batch_size, num_windows)`, zero or higher, of windows `(num_windows, 4)`, `left,
         top, right, bottom` in cells, on a map `(batch_size, num_channels, height, width)`.
         """
         _, num_channels, height, width = feature_map.shape

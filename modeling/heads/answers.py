@@ -48,8 +48,7 @@ class ButdAttentionHop(ButdCrossLayer):
 
 
 class ButdHopAnswers(ButdRegionEncoder):
-    """
-    Answers a question about regions by `num_hops` attention hops.
+    """Answers a question about regions by `num_hops` attention hops.
 
     Question and attended regions meet in a product beside their sum, as in the two branches of Anderson et al.
     (2018), so that an answer can depend on both at once. Without any region the answer is that of the question alone.

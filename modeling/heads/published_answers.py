@@ -12,8 +12,7 @@ from .answers import visible_regions
 
 
 class ButdScaledLinear(nn.Module):
-    """
-    A linear layer whose matrix is a direction times one scale (Salimans and Kingma 2016).
+    """A linear layer whose matrix is a direction times one scale (Salimans and Kingma 2016).
 
     It is torch's `weight_norm(nn.Linear(...), dim=None)`, under names that transformers doesn't translate on loading.
     """
@@ -65,8 +64,7 @@ class ButdRectified(nn.Module):
 
 
 class ButdProductAnswers(nn.Module):
-    """
-    The published answer head (Anderson et al. 2018, section 3.3; Teney et al. 2018) and its PyTorch port.
+    """The published answer head (Anderson et al. 2018, section 3.3; Teney et al. 2018) and its PyTorch port.
 
     What differs from the port: regions that don't exist are out of the softmax, and of an image without regions zeros
     are attended to; the port takes 36 regions of every image.

@@ -29,8 +29,7 @@ def class_loss(
 def answer_loss(
     logits: torch.Tensor, labels: torch.Tensor, config: ButdConfig, num_items: torch.Tensor | int | None = None
 ) -> torch.Tensor:
-    """
-    Loss of logits `(num_questions, num_labels)`: by `config.problem_type`, or without it by the kind of labels.
+    """Loss of logits `(num_questions, num_labels)`: by `config.problem_type`, or without it by the kind of labels.
 
     Labels are soft scores in [0, 1], floats of the shape of `logits`, for binary cross-entropy summed over the
     answers; or one answer each, integers `(num_questions,)`, for `class_loss`. `ValueError` if they fit neither.

@@ -20,8 +20,7 @@ Matches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class ButdSetLoss:
-    """
-    The Hungarian matching and the losses of RT-DETR in transformers.
+    """The Hungarian matching and the losses of RT-DETR in transformers.
 
     Matching and classes are those of one sigmoid per class: `loss_ce` is the varifocal loss, in which a matched
     query learns how well its box fits. Queries that don't exist, and unmatched ones in crowds, add nothing. An object

@@ -32,8 +32,7 @@ def assign_cells(
     scores: torch.Tensor,  # (num_cells,): its objectness, in [0, 1]
     target: ButdTarget,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    Which cells of one image learn to propose which object: task-aligned assignment (Feng et al. 2021, "TOOD").
+    """Which cells of one image learn to propose which object: task-aligned assignment (Feng et al. 2021, "TOOD").
 
     An object's cells are those with their centre in its box whose own box fits it best; no scale is fixed for a
     level. An object too small for any centre takes the nearest cell. Returned are for each cell the index of its
@@ -95,8 +94,7 @@ def region_losses(
     regions: ButdRegions,
     targets: list[ButdTarget],
 ) -> dict[str, torch.Tensor]:
-    """
-    Losses of regions that match an object: `loss_region_box`, and of what the head is configured for
+    """Losses of regions that match an object: `loss_region_box`, and of what the head is configured for
     `loss_region_class`, `loss_attribute` and `loss_region_mask`.
     """
     matched = match_boxes(boxes, regions.mask, targets)  # (batch_size, num_regions)
@@ -132,8 +130,7 @@ def region_losses(
 def noised_regions(
     selector: ButdRpnSelector, pyramid: ButdPyramid, targets: list[ButdTarget]
 ) -> tuple[torch.Tensor, ButdRegions]:
-    """
-    Boxes `(batch_size, num_noised, 4)` near the labelled ones, and the regions there: early proposals miss most
+    """Boxes `(batch_size, num_noised, 4)` near the labelled ones, and the regions there: early proposals miss most
     objects, which would then teach the heads nothing.
     """
     noised = []

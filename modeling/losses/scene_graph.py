@@ -39,8 +39,7 @@ class ButdMatchedGraph(NamedTuple):
 def prepare_graph_targets(
     labels: list[dict[str, torch.Tensor]], config: ButdConfig, num_images: int
 ) -> list[ButdGraphTarget]:
-    """
-    Checks labels; `ValueError` names the image and row that don't fit. Repeated relations count once, those of an
+    """Checks labels; `ValueError` names the image and row that don't fit. Repeated relations count once, those of an
     object to itself are left out.
 
     Labels are for each image `class_labels` (n,), `boxes` (n, 4) as `centre x, centre y, width, height` in [0, 1] of
@@ -71,8 +70,7 @@ def match_objects(
     targets: list[ButdGraphTarget],
     labelled: bool,  # whether the regions came with labels: they must then be the annotated objects
 ) -> torch.Tensor:
-    """
-    The object that each region matches, or -1: `(batch_size, num_regions)`.
+    """The object that each region matches, or -1: `(batch_size, num_regions)`.
 
     Where regions are the annotated boxes in their order, they match in that order: objects may share a box. Else it is
     the object that the region overlaps most, by at least half.
@@ -93,8 +91,7 @@ def match_objects(
 
 
 def region_relations(matched: torch.Tensor, targets: list[ButdGraphTarget], num_predicates: int) -> torch.Tensor:
-    """
-    Which relations hold between regions `(batch_size, num_regions, num_regions, num_predicates)`: all regions that
+    """Which relations hold between regions `(batch_size, num_regions, num_regions, num_predicates)`: all regions that
     match an object take part in its relations.
     """
     related = matched.new_zeros(*matched.shape, matched.shape[1], num_predicates, dtype=torch.bool)
@@ -123,8 +120,7 @@ def object_loss(
 
 
 def relation_losses(pairs: ButdPairs, matched: ButdMatchedGraph) -> dict[str, torch.Tensor]:
-    """
-    `loss_selection` and `loss_pair`, the binary cross-entropy of which pairs are related, of the score that selects
+    """`loss_selection` and `loss_pair`, the binary cross-entropy of which pairs are related, of the score that selects
     them and of the final one, and `loss_predicate`, the cross-entropy of how.
 
     Pairs that nobody annotated count as unrelated; images without annotated relations don't count. The predicates of a

@@ -36,8 +36,7 @@ def mean_count(
     count: torch.Tensor,  # (): what this process counts, on the device that processes talk by
     least: float = 1.0,  # least count of all processes together
 ) -> torch.Tensor:
-    """
-    The mean over processes of what each of them counts, so that the mean over processes of their sums of losses,
+    """The mean over processes of what each of them counts, so that the mean over processes of their sums of losses,
     divided by it, is the loss of all their images together. The detectors of transformers do the same.
 
     Processes meet here only where gradients are wanted. Then they step together; in evaluations one may have more
@@ -110,8 +109,7 @@ def checked_objects(
 
 
 def prepare_targets(labels: list[dict[str, torch.Tensor]], config: ButdConfig, num_images: int) -> list[ButdTarget]:
-    """
-    Checks labels and separates objects from crowds; `ValueError` names the image and row that don't fit.
+    """Checks labels and separates objects from crowds; `ValueError` names the image and row that don't fit.
 
     Labels are for each image `class_labels` (n,) and `boxes` (n, 4) as `centre x, centre y, width, height` in [0, 1]
     of the unpadded image; optional `masks` (n, height, width), `has_mask` (n,), `attribute_labels` (n,) with -1 where

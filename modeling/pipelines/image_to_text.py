@@ -13,8 +13,7 @@ from .images import ButdImagePipeline, given
 
 
 class ImageToTextPipeline(ButdImagePipeline):
-    """
-    Captions images with any model that generates text from an image: BUTD, BLIP, BLIP-2, GIT, ViT-GPT2 ….
+    """Captions images with any model that generates text from an image: BUTD, BLIP, BLIP-2, GIT, ViT-GPT2 ….
 
     What differs from transformers 4: see `ButdImagePipeline`; an image that cannot be read is named in the error, and
     every image of a batch gets all of its `num_return_sequences`. Unless the checkpoint's generation config or the
@@ -37,8 +36,7 @@ class ImageToTextPipeline(ButdImagePipeline):
     def __call__(
         self, inputs: "str | PIL.Image.Image | Sequence | Iterator | None" = None, **kwargs: Any
     ) -> list[dict[str, str]] | list[list[dict[str, str]]] | Iterator[list[dict[str, str]]]:
-        """
-        Captions images.
+        """Captions images.
 
         Args:
             inputs: An image, a list of them, or a dataset or generator of them (`KeyDataset` picks a column). An image

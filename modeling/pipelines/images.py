@@ -20,8 +20,7 @@ def given(**options: Any) -> dict[str, Any]:
 
 
 class ButdImagePipeline(Pipeline):
-    """
-    A pipeline that takes images: paths, URLs, base64 strings, PIL images, and for BUTD arrays and tensors.
+    """A pipeline that takes images: paths, URLs, base64 strings, PIL images, and for BUTD arrays and tensors.
 
     Images are processed batch by batch, so that those of different sizes can be padded together. An `image_processor`
     or `tokenizer` that is passed wins over those of the `processor`. The model is put into evaluation mode, and a

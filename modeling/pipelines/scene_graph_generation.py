@@ -23,8 +23,7 @@ CHOICES = {
 
 
 class SceneGraphGenerationPipeline(ButdImagePipeline):
-    """
-    Turns images into scene graphs; see `ButdImagePipeline`.
+    """Turns images into scene graphs; see `ButdImagePipeline`.
 
     Example:
 
@@ -61,8 +60,7 @@ class SceneGraphGenerationPipeline(ButdImagePipeline):
     def __call__(
         self, inputs: "str | PIL.Image.Image | Sequence | Iterator | None" = None, **kwargs: Any
     ) -> dict[str, list] | list[dict[str, list]] | Iterator[dict[str, list]]:
-        """
-        Finds the scene graphs of images.
+        """Finds the scene graphs of images.
 
         Args:
             inputs: An image, a list of them, or a dataset or generator of them (`KeyDataset` picks a column). A

@@ -17,8 +17,7 @@ UNLIMITED_LENGTH = 10**9  # tokenizers without a longest text give an astronomic
 
 
 class VisualQuestionAnsweringPipeline(ButdImagePipeline):
-    """
-    Answers questions about images with any model that does: BUTD, ViLT, BLIP ….
+    """Answers questions about images with any model that does: BUTD, ViLT, BLIP ….
 
     What differs from transformers 4: see `ButdImagePipeline`; an image that cannot be read or a question that isn't a
     string is named in the error; questions that are too long for the model are cut unless `truncation=False`; models
@@ -41,8 +40,7 @@ class VisualQuestionAnsweringPipeline(ButdImagePipeline):
     def __call__(
         self, image: Any = None, question: str | Sequence[str] | None = None, **kwargs: Any
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]] | Iterator[list[dict[str, Any]]]:
-        """
-        Answers questions.
+        """Answers questions.
 
         Args:
             image: An image; a list, `KeyDataset` or column of `datasets` of them; or, without `question`, `{"image":

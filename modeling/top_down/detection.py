@@ -40,8 +40,7 @@ def weight_of(linear: nn.Linear) -> torch.Tensor:
 
 
 class ButdCellAttention(nn.Module):
-    """
-    Multi-head attention of a query to the cells of its own box.
+    """Multi-head attention of a query to the cells of its own box.
 
     No other query attends to these cells, so their keys and values are never formed: the query is projected into the
     space of the cells, and the weighted mean of the cells into that of the values: the same sum in another order, with
@@ -126,8 +125,7 @@ class ButdDetectionLayer(ButdRegionLayer):
 
 
 class ButdDetectionDecoder(nn.Module):
-    """
-    Top-down attention for detection: the regions become queries that refine class and box (Cascade R-CNN, Cai &
+    """Top-down attention for detection: the regions become queries that refine class and box (Cascade R-CNN, Cai &
     Vasconcelos 2018; Sparse R-CNN, Sun et al. 2021).
 
     What differs from Sparse R-CNN: queries begin as regions of the bottom-up half, and attention to the cells of a

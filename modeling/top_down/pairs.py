@@ -19,8 +19,7 @@ def pair_geometry(
     subjects: torch.Tensor,  # (..., 4): `x0, y0, x1, y1` in [0, 1]
     objects: torch.Tensor,  # (..., 4): the same; shapes broadcast
 ) -> torch.Tensor:
-    """
-    Geometry features of two boxes, `(..., 14)`: offset of the centres in the subject's sides (logarithmic), in the
+    """Geometry features of two boxes, `(..., 14)`: offset of the centres in the subject's sides (logarithmic), in the
     object's, and in the image's; log ratios of width and height; intersection over union, the share of the subject in
     the object and of the object in the subject; gaps between the boxes across and down, negative where they overlap;
     area of the union's box.
@@ -70,8 +69,7 @@ def pair_ranks(
     mask: torch.Tensor,  # (batch_size, num_regions): true where there is a region
     pairs: torch.Tensor,  # (batch_size, num_pairs, 2): subjects and objects
 ) -> torch.Tensor:
-    """
-    Ranks `(batch_size, num_pairs, 27)` of each pair among those with the same subject or the same object: people
+    """Ranks `(batch_size, num_pairs, 27)` of each pair among those with the same subject or the same object: people
     relate the nearest of several objects with one label. Memory grows with pairs times regions.
 
     Of each of three distances (between centres, between edges, and how little one lies within the other), for other
@@ -106,8 +104,7 @@ def distances(boxes: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 class ButdPairScorer(nn.Module):
-    """
-    How likely two regions are related at all, cheap enough for every pair: a bilinear form of low rank, and the
+    """How likely two regions are related at all, cheap enough for every pair: a bilinear form of low rank, and the
     geometry (the relation proposal network of Yang et al. 2018, "Graph R-CNN", which has no geometry).
     """
 
@@ -139,8 +136,7 @@ class ButdPairScorer(nn.Module):
         budget: int,  # at most this many pairs per image
         required: torch.Tensor | None = None,  # (batch_size, num_regions, num_regions): kept before all others
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        The best pairs of different regions `(batch_size, num_pairs, 2)`, best first and of equals the one with the
+        """The best pairs of different regions `(batch_size, num_pairs, 2)`, best first and of equals the one with the
         lower subject, then with the lower object; and a mask `(batch_size, num_pairs)`, True where there is a pair.
         `num_pairs` is the budget, or the number of ordered pairs of regions where that is less, but at least one.
         """

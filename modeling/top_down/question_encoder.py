@@ -50,8 +50,7 @@ def words_last(values: torch.Tensor, is_word: torch.Tensor, length: int) -> torc
 
 
 class ButdQuestionNgrams(nn.Module):
-    """
-    A bag of the words, pairs and triples of words of a question (Joulin et al. 2017, section 2), in hashed buckets.
+    """A bag of the words, pairs and triples of words of a question (Joulin et al. 2017, section 2), in hashed buckets.
 
     The sum is divided by the square root of their number, so that its size doesn't grow with the question.
     """
@@ -76,8 +75,7 @@ class ButdQuestionNgrams(nn.Module):
         return torch.stack(all_hashed, dim=-1) % self.embed_buckets.num_embeddings
 
     def forward(self, input_ids: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
-        """
-        Tokens `(num_questions, length)`, words first, and which are words, as a bag `(num_questions, hidden_size)`,
+        """Tokens `(num_questions, length)`, words first, and which are words, as a bag `(num_questions, hidden_size)`,
         which is 0 for a question without a word.
         """
         buckets = self.buckets(input_ids.long().masked_fill(~is_word, -1))

@@ -50,8 +50,7 @@ class ButdRecurrentCache(Cache):
 
 
 class ButdAdditiveAttention(nn.Module):
-    """
-    Soft attention by a network of one hidden layer (Anderson et al. 2018, equations 3 to 5; Bahdanau et al. 2015).
+    """Soft attention by a network of one hidden layer (Anderson et al. 2018, equations 3 to 5; Bahdanau et al. 2015).
 
     The published port takes the softmax over all regions, sets those that don't exist to zero and divides by the sum.
     Here they are out of the softmax from the start, which gives the same weights and can't divide zero by zero.
@@ -85,8 +84,7 @@ class ButdAdditiveAttention(nn.Module):
 
 
 class ButdRecurrentCell(GradientCheckpointingLayer):
-    """
-    One step of a recurrent decoder: from a word and the states before it to the states after it.
+    """One step of a recurrent decoder: from a word and the states before it to the states after it.
 
     Inputs are concatenated as in the variant's code, so that its weights fit as they are: the port puts them in the
     opposite order of the paper. With gradient checkpointing, what a step computes between its states is computed again
@@ -139,8 +137,7 @@ class ButdLstmCell(ButdRecurrentCell):
 
 
 class ButdGruCell(ButdRecurrentCell):
-    """
-    A GRU in the place of the attention LSTM, and in the place of the language LSTM one layer without a memory.
+    """A GRU in the place of the attention LSTM, and in the place of the language LSTM one layer without a memory.
 
     That layer joins the state with what it attended to (Luong et al. 2015, equation 5), and its output is fed back, as
     the language LSTM's is (their section 3.3).
@@ -161,8 +158,7 @@ class ButdGruCell(ButdRecurrentCell):
 
 
 class ButdRecurrentDecoder(nn.Module):
-    """
-    Top-down attention by a recurrent network over selected regions.
+    """Top-down attention by a recurrent network over selected regions.
 
     `encode` is called once per image, `forward` once per step. `config.recurrent_variant` says which of the
     published models it is: `"paper"` sees the raw features of regions, `"port"` their projections. Neither looks at

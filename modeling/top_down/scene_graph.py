@@ -74,8 +74,7 @@ class ButdPairLayer(ButdCrossLayer):
 
 
 class ButdSceneGraphDecoder(nn.Module):
-    """
-    Top-down attention for scene graphs, from labelled regions to relations.
+    """Top-down attention for scene graphs, from labelled regions to relations.
 
     Labels, geometry and appearance of regions meet in context layers; a cheap score prunes their pairs; each pair that
     is left begins as its two regions and their geometry, and attends to the regions of the image.

@@ -89,8 +89,7 @@ class ButdAttention(nn.Module):
 def attention_mask_of(
     config: ButdTopDownConfig, hidden_states: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor | None:
-    """
-    The mask `(batch_size, num_regions)` of regions or words in the form that the attention implementation takes.
+    """The mask `(batch_size, num_regions)` of regions or words in the form that the attention implementation takes.
 
     Where none exists, all are attended to, not NaN. It is that of one query, the same for every other.
     """
@@ -227,8 +226,7 @@ class ButdRegionEncoder(nn.Module):
 
 
 class ButdTransformerDecoder(ButdRegionEncoder):
-    """
-    Top-down attention by a transformer decoder (Vaswani et al. 2017, pre-norm) over selected regions.
+    """Top-down attention by a transformer decoder (Vaswani et al. 2017, pre-norm) over selected regions.
 
     `encode` is called once per image, `forward` once per step.
     """

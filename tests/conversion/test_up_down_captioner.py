@@ -111,8 +111,7 @@ class PortStep:
 
 
 def slow_beam_search(step: PortStep, beams: int, longest: int, stop_words: set[int] | None = None) -> list[int]:
-    """
-    The likeliest of the captions that a beam search meets, by the sum of log probabilities.
+    """The likeliest of the captions that a beam search meets, by the sum of log probabilities.
 
     Of all continuations the best are kept: those that end are finished, the best `beams` that don't go on.
     """

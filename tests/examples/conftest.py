@@ -30,8 +30,7 @@ def caption_data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fork():
-    """
-    Starts processes that know one another, as `accelerate launch` does. They are copies of this one, which has
+    """Starts processes that know one another, as `accelerate launch` does. They are copies of this one, which has
     imported everything already: new ones would take longer to do so than to do what they are for.
     """
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-transformers' own model tests, applied to this package's models.
+"""transformers' own model tests, applied to this package's models.
 
 `test_common_suite.py` copies this file next to them, as `tests/models/butd/test_modeling_butd.py` of their source
 distribution, and runs it there: that is where the relative imports lead.

@@ -9,8 +9,7 @@ import butd_hf
 
 @pytest.fixture(scope="session")
 def tiny():
-    """
-    Function that builds a model of a class of `butd_hf` in eval mode, always with the same weights.
+    """Function that builds a model of a class of `butd_hf` in eval mode, always with the same weights.
 
     It takes changes of the halves of the config, as dictionaries, and other fields of it.
     """

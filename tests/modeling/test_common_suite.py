@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Runs the tests that transformers applies to each of its own models on this package's (`common_suite.py`).
+"""Runs the tests that transformers applies to each of its own models on this package's (`common_suite.py`).
 
 They come with the source distribution of transformers alone, so pip downloads that of the installed version; pytest's
 cache keeps it. They make a package named `tests`, hence a process of their own.
@@ -86,8 +85,7 @@ PASSED_OVER = [
 
 
 def download_tests(version: str, folder: Path) -> None:
-    """
-    Puts transformers' tests into `folder / "tests"`.
+    """Puts transformers' tests into `folder / "tests"`.
 
     Raises:
         RuntimeError: pip can't download the source distribution.

@@ -71,8 +71,7 @@ def gru_step(x, hidden, weights):
 
 
 def written_out(decoder: ButdRecurrentDecoder, features: torch.Tensor, tokens: list[int]):
-    """
-    One text about one image by the equations, region by region and word by word: outputs and attention.
+    """One text about one image by the equations, region by region and word by word: outputs and attention.
 
     The paper (Anderson et al. 2018, section 3.2): the attention LSTM's input is word, mean of the raw features and
     language state, the language LSTM's attention state and attended raw features; attention without biases. The port:
