@@ -10,9 +10,8 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(target: str | os.PathLike) -> Iterator[Path]:
-    """
-    A path beside `target` to write a file or a folder to. It takes the place of `target` when the block ends, and is
-    removed if the block raises.
+    """A path beside `target` to write a file or a folder to. It takes the place of `target` when the block ends, and
+    is removed if the block raises.
     """
     target = Path(target)
     unfinished = target.with_name(f".{target.name}.unfinished")

@@ -49,10 +49,9 @@ def labels_of_annotation(
     return_segmentation_masks: bool = False,  # whether to add `masks` and `has_mask`
     name: str = "annotations",  # what error messages call the annotation
 ) -> dict[str, torch.Tensor]:
-    """
-    Labels of an image annotated in COCO's detection format: an `image_id` and its `annotations`, each with `bbox` (`x,
-    y, width, height` in pixels) and `category_id` (the class label, from 0), optional `segmentation`, `iscrowd` and
-    `attribute_id`.
+    """Labels of an image annotated in COCO's detection format: an `image_id` and its `annotations`, each with `bbox`
+    (`x, y, width, height` in pixels) and `category_id` (the class label, from 0), optional `segmentation`, `iscrowd`
+    and `attribute_id`.
 
     Boxes are clipped to the image; those without area in it are left out. Unlike transformers' DETR, crowds stay,
     marked by `iscrowd`, because nothing found in them is wrong; and an object whose `segmentation` is missing or None
@@ -116,9 +115,8 @@ def clipped_corners(bbox: Any, height: float, width: float, name: str) -> list[f
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int, name: str = "segmentation") -> np.ndarray | None:
-    """
-    The mask `(height, width)` of COCO's polygons or run lengths, compressed or not, by faster-coco-eval: uint8, 1 on
-    the object; None where the segmentation is None or empty. `ValueError` if it has another form or size.
+    """The mask `(height, width)` of COCO's polygons or run lengths, compressed or not, by faster-coco-eval: uint8, 1
+    on the object; None where the segmentation is None or empty. `ValueError` if it has another form or size.
     """
     if segmentation is None or (isinstance(segmentation, (list, tuple)) and len(segmentation) == 0):
         return None

@@ -158,9 +158,8 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         name: str = "images",
         **kwargs: Unpack[ImagesKwargs],
     ) -> torch.Tensor:
-        """
-        One image as an RGB tensor (3, height, width), uint8, or float32 if it came as floats and `do_rescale` is off:
-        else floats must lie in [0, 1]. By default a numpy array is read as channels last and a tensor as channels
+        """One image as an RGB tensor (3, height, width), uint8, or float32 if it came as floats and `do_rescale` is
+        off: else floats must lie in [0, 1]. By default a numpy array is read as channels last and a tensor as channels
         first whenever its shape allows both. `ValueError` if it is no image.
         """
         return rgb_pixels(image, name, do_rescale, input_data_format, device)

@@ -53,9 +53,8 @@ def join_regions(regions: ButdRegions, others: ButdRegions) -> ButdRegions:
 
 
 def mask_regions(regions: ButdRegions, mask: torch.Tensor) -> ButdRegions:
-    """
-    Regions with every field set to zero where `mask` `(batch_size, num_regions)` is False. If no image has any, each
-    gets one that doesn't exist, since attention over nothing has no shape.
+    """Regions with every field set to zero where `mask` `(batch_size, num_regions)` is False. If no image has any,
+    each gets one that doesn't exist, since attention over nothing has no shape.
     """
     fields = {}
     for name, value in regions.items():
@@ -147,9 +146,8 @@ def select_regions(
 
 
 def pool_regions(feature_map: torch.Tensor, boxes: torch.Tensor, pooled_size: int = 2) -> torch.Tensor:
-    """
-    Mean appearance `(batch_size, num_regions, num_channels)` of boxes `(batch_size, num_regions, 4)` in [0, 1] of the
-    image that a map `(batch_size, num_channels, height, width)` shows: RoIAlign (He et al. 2017), averaged.
+    """Mean appearance `(batch_size, num_regions, num_channels)` of boxes `(batch_size, num_regions, 4)` in [0, 1] of
+    the image that a map `(batch_size, num_channels, height, width)` shows: RoIAlign (He et al. 2017), averaged.
     """
     batch_size, num_channels, height, width = feature_map.shape
     num_regions = boxes.shape[1]

@@ -27,9 +27,8 @@ def predict_rows(
     predict: Callable[[list[dict[str, Any]], list[Any]], Sequence[Any]],
     batch_size: int,
 ) -> Iterator[tuple[dict[str, Any], Any]]:
-    """
-    Rows, with what `predict` made of them and their images. Rows whose image can't be read, or isn't of the annotated
-    `width` and `height` if there are any, are reported and left out.
+    """Rows, with what `predict` made of them and their images. Rows whose image can't be read, or isn't of the
+    annotated `width` and `height` if there are any, are reported and left out.
     """
 
     def read(row: dict[str, Any]) -> Any:

@@ -120,9 +120,8 @@ def reference_of(row: dict[str, Any]) -> dict[str, Any]:
 def predictions_of(
     outputs: Any, image_processor: ButdImageProcessor, sizes: Sequence[tuple[int, int]], *, masks: bool = False
 ) -> list[dict[str, Any]]:
-    """
-    What an evaluation keeps of a batch: of each image its objects as `boxes`, in segmentation also as `masks`, each as
-    `ImageObjects.as_prediction` writes them, and the boxes of the best `regions` in pixels.
+    """What an evaluation keeps of a batch: of each image its objects as `boxes`, in segmentation also as `masks`, each
+    as `ImageObjects.as_prediction` writes them, and the boxes of the best `regions` in pixels.
     """
     kinds = {"boxes": False, "masks": True} if masks else {"boxes": False}
     found = {

@@ -36,9 +36,8 @@ def read_word_vectors(file: str | Path, words: set[str]) -> dict[str, torch.Tens
 
 
 def label_embeddings(names: Sequence[str], file: str | Path, hidden_size: int) -> torch.Tensor:
-    """
-    What labels begin as, (num_labels, hidden_size): the mean of the vectors of their words, less that of all labels,
-    in a random direction for each number, as large as random embeddings. Labels without a vector are 0.
+    """What labels begin as, (num_labels, hidden_size): the mean of the vectors of their words, less that of all
+    labels, in a random direction for each number, as large as random embeddings. Labels without a vector are 0.
     """
     words = [re.findall(r"\w+", name.lower()) for name in names]
     vectors = read_word_vectors(file, {word for each in words for word in each})

@@ -22,9 +22,8 @@ ANY_IMAGE_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 @dataclass
 class FeatureMaps:
-    """
-    What a selector gets: images of one size as the backbone sees them. Images of other sizes come separately, so that
-    nothing depends on the rest of the batch.
+    """What a selector gets: images of one size as the backbone sees them. Images of other sizes come separately, so
+    that nothing depends on the rest of the batch.
     """
 
     maps: tuple[torch.Tensor, ...]  # each (batch_size, num_channels, height, width), finest first

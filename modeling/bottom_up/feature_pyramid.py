@@ -60,9 +60,8 @@ def pool_level(
 
 
 def pool_pyramid(pyramid: ButdPyramid, boxes: torch.Tensor, side: int) -> torch.Tensor:
-    """
-    RoIAlign of each box from the level where it spans 8 to 16 cells (Lin et al. 2017, equation 1, but 14 to 28 there):
-    `(batch_size * num_boxes, fpn_size, side, side)`.
+    """RoIAlign of each box from the level where it spans 8 to 16 cells (Lin et al. 2017, equation 1, but 14 to 28
+    there): `(batch_size * num_boxes, fpn_size, side, side)`.
 
     Boxes are `(batch_size, num_boxes, 4)`, `x0, y0, x1, y1` in [0, 1], or `(num_boxes, 5)`, behind the image's row.
     """

@@ -39,9 +39,8 @@ class ButdMaskHead(nn.Module):
         init.kaiming_normal_(self.upsample.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, pyramid: ButdPyramid, boxes: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """
-        Logits `(total number of boxes, mask_size, mask_size)` of boxes as `pool_pyramid` takes them, without gradient,
-        and of the states `(total number of boxes, state_size)` of their regions or queries.
+        """Logits `(total number of boxes, mask_size, mask_size)` of boxes as `pool_pyramid` takes them, without
+        gradient, and of the states `(total number of boxes, state_size)` of their regions or queries.
         """
         cells = pool_pyramid(pyramid, boxes, self.mask_size // 2)
         if cells.shape[0] == 0:

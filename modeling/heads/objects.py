@@ -32,9 +32,8 @@ class ButdObjectHead(nn.Module):
         init.zeros_(self.class_proj.bias)
 
     def forward(self, regions: ButdRegions, labels: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Logits `(batch_size, num_regions, num_labels + 1)`, the last column is "no object", always 0; and the label of
-        each region `(batch_size, num_regions)`: the given or the most likely one.
+        """Logits `(batch_size, num_regions, num_labels + 1)`, the last column is "no object", always 0; and the label
+        of each region `(batch_size, num_regions)`: the given or the most likely one.
         """
         if labels is not None:
             return self.given(labels, regions.mask)
@@ -60,9 +59,8 @@ class ButdObjectHead(nn.Module):
         return with_no_object((2 * is_given - 1) * CERTAIN_LOGIT), labels
 
     def bottom_up_logits(self, regions: ButdRegions) -> torch.Tensor:
-        """
-        Logits of the bottom-up half beside a "no object" of 0: the odds that there is an object, times the probability
-        of each label.
+        """Logits of the bottom-up half beside a "no object" of 0: the odds that there is an object, times the
+        probability of each label.
         """
         shares = regions.class_logits.float().softmax(dim=-1)  # (batch_size, num_regions, num_region_labels)
         labels = torch.tensor(self.config.region_label_ids, device=shares.device)

@@ -39,9 +39,8 @@ class ButdSetLoss:
         targets: list[ButdTarget],
         copies: int = 1,  # queries matched with each object
     ) -> tuple[dict[str, torch.Tensor], Matches]:
-        """
-        `loss_ce`, `loss_bbox` and `loss_giou` of the last layer, with `_0`, `_1`, ... of those before, and the matches
-        of the last.
+        """`loss_ce`, `loss_bbox` and `loss_giou` of the last layer, with `_0`, `_1`, ... of those before, and the
+        matches of the last.
         """
         labels = []
         for target in targets:

@@ -90,9 +90,8 @@ def require_range(values: torch.Tensor, lowest: int, highest: int, name: str) ->
 def checked_objects(
     labels: list[dict[str, torch.Tensor]], num_labels: int, num_images: int
 ) -> Iterator[tuple[str, dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
-    """
-    For each image its name in errors, its label, and its class labels (n,) and boxes (n, 4); `ValueError` where there
-    are not as many labels as images, not as many boxes as classes, or a class doesn't exist.
+    """For each image its name in errors, its label, and its class labels (n,) and boxes (n, 4); `ValueError` where
+    there are not as many labels as images, not as many boxes as classes, or a class doesn't exist.
     """
     if len(labels) != num_images:
         raise ValueError(f"`labels` has {len(labels)} entries, expected one for each of the {num_images} images.")

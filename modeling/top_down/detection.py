@@ -76,9 +76,8 @@ class ButdCellAttention(nn.Module):
 
 
 class ButdDetectionLayer(ButdRegionLayer):
-    """
-    Pre-norm: attention to the other queries, then to the cells of the query's box, then the feed-forward; then class
-    and box.
+    """Pre-norm: attention to the other queries, then to the cells of the query's box, then the feed-forward; then
+    class and box.
 
     The cells are used twice: by attention, and by a linear layer over all cells in their order, as in the heads of
     Faster R-CNN, which keeps where in the box everything is.

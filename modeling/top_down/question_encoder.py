@@ -90,9 +90,8 @@ class ButdQuestionNgrams(nn.Module):
 
 
 class ButdQuestionEncoder(nn.Module):
-    """
-    Reads a question by a transformer, a GRU or an LSTM, as `config.decoder` says; with `question_ngrams`, a bag of its
-    n-grams is added to the state of the question.
+    """Reads a question by a transformer, a GRU or an LSTM, as `config.decoder` says; with `question_ngrams`, a bag of
+    its n-grams is added to the state of the question.
 
     Words beyond the first `max_position_embeddings` aren't read. The result depends neither on the padding nor on its
     side. The state of a question without a word is zero for a transformer, and the initial state of a recurrent one.

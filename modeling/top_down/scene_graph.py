@@ -166,9 +166,8 @@ class ButdSceneGraphDecoder(nn.Module):
     def embed_pairs(
         self, pairs: torch.Tensor, labels: torch.Tensor, placed: torch.Tensor, regions: ButdRegions
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Pairs before the layers, from `placed` `(batch_size, num_regions, hidden_size)`, the regions with geometry, and
-        the geometry of the boxes around both, each `(batch_size, num_pairs, hidden_size)`.
+        """Pairs before the layers, from `placed` `(batch_size, num_regions, hidden_size)`, the regions with geometry,
+        and the geometry of the boxes around both, each `(batch_size, num_pairs, hidden_size)`.
         """
         boxes = regions.boxes.float()
         subjects, _ = gather_pairs(self.subject_proj(placed), pairs)
