@@ -256,6 +256,7 @@ class ButdConfig(PreTrainedConfig):  # trf-ignore: TRF057
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         *("auxiliary_outputs", "cache", "cross_attentions", "decoder_attentions", "decoder_hidden_states"),
         *("encoder_last_hidden_state", "hidden_states", "last_hidden_state", "region_attentions", "regions"),
+        "selection_logits",
     ]
 
     bottom_up_config: dict | PreTrainedConfig | None = None  # what proposes, ranks and pools regions

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0  (trf-ignore: TRF028)
 """Scene graphs: the image proposes regions, the task labels them and predicts their relations."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -101,20 +102,8 @@ class ButdForSceneGraphGeneration(ButdPreTrainedModel):  # trf-ignore: TRF057
             if targets is not None:
                 losses.update(bottom_up_losses(self.bottom_up.selector, image, targets))
             loss = sum(losses.values())
-        return ButdSceneGraphGenerationOutput(
-            loss=loss,
-            loss_dict=losses,
-            logits=logits,
-            region_labels=known_labels,
-            pairs=pairs.pairs,
-            pair_mask=pairs.pair_mask,
-            pair_logits=pairs.pair_logits,
-            predicate_logits=pairs.predicate_logits,
-            last_hidden_state=pairs.last_hidden_state,
-            hidden_states=pairs.hidden_states,
-            region_attentions=pairs.region_attentions,
-            regions=regions,
-        )
+        found = {"logits": logits, "region_labels": known_labels, "regions": regions}
+        return replace(pairs, loss=loss, loss_dict=losses, **found)
 
     def encode_image(self, *, region_labels: torch.LongTensor | None = None, **image) -> ButdBottomUpOutput:
         """As in every task, but boxes with `region_labels` need neither pixels nor features."""

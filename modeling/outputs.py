@@ -125,3 +125,4 @@ class ButdSceneGraphGenerationOutput(ButdTaskOutput):
     pair_mask: torch.BoolTensor | None = None  # (batch_size, num_pairs): True where there is a pair
     pair_logits: torch.FloatTensor | None = None  # (batch_size, num_pairs): related at all; -30 where no pair is
     predicate_logits: torch.FloatTensor | None = None  # (batch_size, num_pairs, num_predicates): before the softmax
+    selection_logits: torch.FloatTensor | None = None  # (batch_size, num_pairs): the scores that selected the pairs

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torchvision.ops import box_convert
 
 from ..configuration_butd import ButdConfig
+from ..outputs import ButdSceneGraphGenerationOutput
 from ..regions import ButdRegions
-from ..top_down.scene_graph import ButdPairs
 from .targets import checked_objects, match_boxes, mean_count, require_range
 
 
@@ -119,7 +119,7 @@ def object_loss(
     return losses / mean_count(weight[expected[mask]].sum(), least=1e-6)
 
 
-def relation_losses(pairs: ButdPairs, matched: ButdMatchedGraph) -> dict[str, torch.Tensor]:
+def relation_losses(pairs: ButdSceneGraphGenerationOutput, matched: ButdMatchedGraph) -> dict[str, torch.Tensor]:
     """`loss_selection` and `loss_pair`, the binary cross-entropy of which pairs are related, of the score that selects
     them and of the final one, and `loss_predicate`, the cross-entropy of how.
 
@@ -164,7 +164,7 @@ def match_graph(
 
 def scene_graph_losses(
     logits: torch.Tensor,
-    pairs: ButdPairs,
+    pairs: ButdSceneGraphGenerationOutput,
     matched: ButdMatchedGraph,
     mask: torch.Tensor,
     targets: list[ButdGraphTarget],

@@ -2,14 +2,13 @@
 """The scene graph decoder: labelled regions in context, and pairs of them that attend to the image's regions."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from ..configuration_butd import ButdConfig, ButdTopDownConfig
+from ..outputs import ButdSceneGraphGenerationOutput
 from ..regions import ButdBoxEmbedding, ButdRegions
 from .pairs import NUM_GEOMETRY, NUM_RANKS, ButdPairScorer, gather_pairs, pair_geometry, pair_ranks, union_boxes
 from .transformer import ButdCrossLayer, ButdRegionLayer, attention_mask_of
@@ -19,20 +18,6 @@ CERTAIN_LOGIT = 30.0  # of a given label; all others have minus that
 # of pair_geometry, so that each varies by about 1 over pairs of objects: offsets thrice, sizes, overlaps, gaps, union
 GEOMETRY_SCALES = (1.0,) * 4 + (4.0,) * 2 + (1.0,) * 2 + (6.0, 3.0, 3.0) + (5.0,) * 2 + (4.0,)
 FEW_RELATED = 0.02  # of all pairs, before training
-
-
-@dataclass
-class ButdPairs(ModelOutput):
-    """What the decoder predicts for pairs of regions; see `ButdSceneGraphGenerationOutput` for the other fields."""
-
-    pairs: torch.LongTensor | None = None
-    pair_mask: torch.BoolTensor | None = None
-    selection_logits: torch.FloatTensor | None = None  # (batch_size, num_pairs): the scores that selected the pairs
-    pair_logits: torch.FloatTensor | None = None
-    predicate_logits: torch.FloatTensor | None = None
-    last_hidden_state: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    region_attentions: torch.FloatTensor | None = None
 
 
 class ButdRegionContext(nn.Module):
@@ -125,7 +110,7 @@ class ButdSceneGraphDecoder(nn.Module):
         required: torch.Tensor | None = None,  # pairs to keep, see `ButdPairScorer.select`
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-    ) -> ButdPairs:
+    ) -> ButdSceneGraphGenerationOutput:
         dtype = self.embed_labels.weight.dtype
         boxes, mask = regions.boxes.float(), regions.mask
         hidden_states = self.embed_labels(labels)  # (batch_size, num_regions, hidden_size)
@@ -151,7 +136,7 @@ class ButdSceneGraphDecoder(nn.Module):
         predicate_logits = self.predicate_proj(states).float()  # (batch_size, num_pairs, num_predicates)
         # the second score corrects the first, which has a loss of its own
         pair_logits = selection_logits + self.related_proj(states)[..., 0].float()
-        return ButdPairs(
+        return ButdSceneGraphGenerationOutput(
             pairs=pairs,
             pair_mask=pair_mask,
             selection_logits=selection_logits,

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from butd_hf.modeling.losses.scene_graph import ButdGraphTarget, ButdMatchedGraph, object_loss, relation_losses
-from butd_hf.modeling.top_down.scene_graph import ButdPairs
+from butd_hf.modeling.outputs import ButdSceneGraphGenerationOutput
 
 
 def test_regions_without_an_object_count_a_tenth():
@@ -19,7 +19,9 @@ def test_losses_of_relations_by_hand():
     pairs = torch.tensor([[0, 1], [1, 0], [0, 2], [0, 0]]).expand(2, 4, 2)
     exists = torch.tensor([True, True, True, False]).expand(2, 4)
     selection, related, predicates = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4, 3)
-    made = ButdPairs(pairs, exists, selection, related, predicates)
+    made = ButdSceneGraphGenerationOutput(
+        pairs=pairs, pair_mask=exists, selection_logits=selection, pair_logits=related, predicate_logits=predicates
+    )
     relations = torch.zeros(2, 3, 3, 3, dtype=torch.bool)
     relations[0, [0, 0, 0], [1, 1, 2], [2, 0, 1]] = True
     losses = relation_losses(made, ButdMatchedGraph(None, relations, torch.tensor([True, False]), None))
