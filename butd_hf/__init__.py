@@ -10,11 +10,10 @@ from .checkpoints import default_checkpoint
 from .inference import answer_questions, caption_images, detect_objects, image_regions
 from .modeling.configuration_butd import ButdBottomUpConfig, ButdConfig, ButdTopDownConfig
 from .modeling.image_processing_butd import ButdImageProcessor
-from .modeling.modeling_butd import ButdModel
+from .modeling.modeling_butd import ButdModel, ButdRegionModel
 from .modeling.modeling_captioning_butd import ButdForConditionalGeneration
 from .modeling.modeling_detection_butd import ButdForInstanceSegmentation, ButdForObjectDetection
 from .modeling.modeling_question_answering_butd import ButdForQuestionAnswering
-from .modeling.modeling_regions_butd import ButdRegionModel
 from .modeling.modeling_scene_graph_butd import ButdForSceneGraphGeneration
 from .modeling.pipelines.image_to_text import ImageToTextPipeline
 from .modeling.pipelines.scene_graph_generation import SceneGraphGenerationPipeline

@@ -16,7 +16,16 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, auto_docstring
 
 from .annotations import labels_of_annotation, unpadded_sizes
-from .images import each_image, fetch_images, rgb_pixels
+from .images import (
+    KINDS,
+    channels_first,
+    decode_image,
+    each_image,
+    eight_bit_pixels,
+    fetch_images,
+    finite_pixels,
+    on_white,
+)
 from .post_processing import ButdPostProcessing
 from .remote_code import CarriesCode
 
@@ -30,7 +39,8 @@ PUBLISHED_SIZES = {
 
 
 class ButdImageProcessorKwargs(ImagesKwargs, total=False):
-    r"""size_divisor (`int`, *optional*, defaults to `self.size_divisor`):
+    r"""
+    size_divisor (`int`, *optional*, defaults to `self.size_divisor`):
         With `size={"shortest_edge": ..., "longest_edge": ...}`, both sides are rounded to a multiple of it and are
         never shorter. Not used with `size={"height": ..., "width": ...}`.
     recipe (`str`, *optional*, defaults to `self.recipe`):
@@ -135,7 +145,8 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         return_segmentation_masks: bool = False,
         **kwargs: Unpack[ButdImageProcessorKwargs],
     ) -> BatchFeature:
-        r"""annotations (`dict` or `list[dict]`, *optional*):
+        r"""
+        annotations (`dict` or `list[dict]`, *optional*):
             Of each image, in COCO's detection format `{"image_id", "annotations": [{"bbox", "category_id", ...}]}`;
             they become `labels`, what the detection models train on.
         return_segmentation_masks (`bool`, *optional*, defaults to `False`):
@@ -162,7 +173,16 @@ class ButdImageProcessor(CarriesCode, ButdPostProcessing, TorchvisionBackend):
         off: else floats must lie in [0, 1]. By default a numpy array is read as channels last and a tensor as channels
         first whenever its shape allows both. `ValueError` if it is no image.
         """
-        return rgb_pixels(image, name, do_rescale, input_data_format, device)
+        if isinstance(image, PIL.Image.Image):
+            if getattr(image, "filename", ""):
+                name = f"{name} ({str(image.filename)!r})"
+            image, input_data_format = decode_image(image, name), ChannelDimension.LAST
+        if not isinstance(image, (np.ndarray, torch.Tensor)):
+            raise ValueError(f"{name}: got {type(image).__name__}, expected {KINDS}.")
+        image = channels_first(image, name, input_data_format).to(device)
+        if image.is_floating_point() and not do_rescale:
+            return on_white(finite_pixels(image, name), 1.0).contiguous()
+        return on_white(eight_bit_pixels(image, name), 255).contiguous()
 
     def resize(
         self,

@@ -88,26 +88,6 @@ def decode_image(image: PIL.Image.Image, name: str) -> np.ndarray:
         ) from error
 
 
-def rgb_pixels(
-    image: Any,
-    name: str,
-    do_rescale: bool | None = True,
-    data_format: str | ChannelDimension | None = None,
-    device: torch.device | None = None,
-) -> torch.Tensor:
-    """See `ButdImageProcessor.process_image`."""
-    if isinstance(image, PIL.Image.Image):
-        if getattr(image, "filename", ""):
-            name = f"{name} ({str(image.filename)!r})"
-        image, data_format = decode_image(image, name), ChannelDimension.LAST
-    if not isinstance(image, (np.ndarray, torch.Tensor)):
-        raise ValueError(f"{name}: got {type(image).__name__}, expected {KINDS}.")
-    image = channels_first(image, name, data_format).to(device)
-    if image.is_floating_point() and not do_rescale:
-        return on_white(finite_pixels(image, name), 1.0).contiguous()
-    return on_white(eight_bit_pixels(image, name), 255).contiguous()
-
-
 def channels_first(
     image: np.ndarray | torch.Tensor, name: str, data_format: str | ChannelDimension | None
 ) -> torch.Tensor:

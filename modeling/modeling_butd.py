@@ -19,7 +19,7 @@ from .configuration_butd import ButdConfig
 from .losses.proposals import noised_regions
 from .losses.targets import ButdTarget
 from .outputs import ButdEncoderOutput, ButdModelOutput
-from .regions import ready_regions
+from .regions import ButdRegions, ready_regions
 from .remote_code import CarriesCode
 from .top_down.recurrent import ButdGruDecoder, ButdLstmDecoder
 from .top_down.transformer import ButdTransformerDecoder
@@ -211,4 +211,28 @@ class ButdModel(ButdPreTrainedModel):  # trf-ignore: TRF057
         )
 
 
-__all__ = ["ButdModel", "ButdPreTrainedModel"]
+class ButdRegionModel(ButdPreTrainedModel):  # trf-ignore: TRF057
+    """Bottom-up selection of regions, without a top-down half."""
+
+    input_modalities = ("image",)
+
+    def __init__(self, config: ButdConfig):
+        super().__init__(config)
+        self.bottom_up = ButdBottomUp(config.bottom_up_config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(  # trf-ignore: TRF057
+        self,
+        pixel_values: torch.FloatTensor,
+        pixel_mask: torch.LongTensor | None = None,
+        region_boxes: torch.FloatTensor | None = None,
+        region_mask: torch.BoolTensor | None = None,
+        image_scale: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ButdRegions | tuple:
+        """See `encode_image` for the arguments; with `region_boxes` those are described instead of selecting any."""
+        return self.bottom_up(pixel_values, pixel_mask, region_boxes, region_mask, image_scale).regions
+
+
+__all__ = ["ButdModel", "ButdPreTrainedModel", "ButdRegionModel"]

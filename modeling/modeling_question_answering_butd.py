@@ -10,8 +10,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .bottom_up.bottom_up import ButdBottomUp
 from .configuration_butd import ButdConfig
-from .heads.answers import ButdHopAnswers
-from .heads.published_answers import ButdProductAnswers
+from .heads.answers import ButdHopAnswers, ButdProductAnswers
 from .losses.answers import answer_loss
 from .modeling_butd import ButdPreTrainedModel
 from .outputs import ButdQuestionAnsweringOutput

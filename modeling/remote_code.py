@@ -15,7 +15,7 @@ RELATIVE_IMPORT = re.compile(r"^(\s*from )(\.+[\w.]*)( import )", re.MULTILINE)
 # architecture -> its module, and the auto classes that load it
 ARCHITECTURES = {
     "ButdModel": ("modeling_butd", ("AutoModel",)),
-    "ButdRegionModel": ("modeling_regions_butd", ("AutoModel",)),
+    "ButdRegionModel": ("modeling_butd", ("AutoModel",)),
     "ButdForConditionalGeneration": ("modeling_captioning_butd", ("AutoModelForImageTextToText",)),
     "ButdForQuestionAnswering": ("modeling_question_answering_butd", ("AutoModelForVisualQuestionAnswering",)),
     "ButdForSceneGraphGeneration": ("modeling_scene_graph_butd", ("AutoModel",)),
@@ -108,6 +108,3 @@ class CarriesCode:
             os.makedirs(save_directory, exist_ok=True)
             write_code(type(self), save_directory)
         return super().save_pretrained(save_directory, **kwargs)
-
-
-__all__ = ["CarriesCode", "auto_map", "custom_pipelines", "pipeline_classes", "write_code"]

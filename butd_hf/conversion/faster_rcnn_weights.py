@@ -11,7 +11,7 @@ import torch
 from ..cards import FOLDER_OF_TEMPLATES
 from ..modeling.configuration_butd import ButdConfig
 from ..modeling.image_processing_butd import ButdImageProcessor
-from ..modeling.modeling_regions_butd import ButdRegionModel
+from ..modeling.modeling_butd import ButdRegionModel
 from .checkpoint_kind import ConversionOptions, ConvertedCheckpoint
 from .sources import ConversionError, SourceCheckpoint, check_tensors
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from timm.layers import Format
 from torch import nn
 from transformers import TimmBackbone, TimmBackboneConfig
+from transformers.utils import ModelOutput
 
 from ..configuration_butd import ButdBottomUpConfig
 from .feature_pyramid import ButdPyramid
-from .proposals import ButdProposals
 from .resnet_c4 import ButdResnetC4
 
 
@@ -31,7 +31,7 @@ class FeatureMaps:
     image_scale: torch.Tensor | None  # (batch_size,): pixels of the image per pixel of the original one
     backbone: nn.Module  # what made the maps: the published detector runs its last stage on regions
     pyramid: ButdPyramid | None = None  # set by a selector that has one, for decoders that attend to it
-    proposals: ButdProposals | None = None  # set by a learned selector, for its losses
+    proposals: ModelOutput | None = None  # set by a learned selector, for its losses
 
     def concatenated(self) -> torch.Tensor:
         """One map: the finer ones averaged down to the coarsest, `(batch_size, sum of channels, height, width)`."""

@@ -12,8 +12,7 @@ from .backbone import FeatureMaps, build_backbone, feature_maps, images_by_size
 from .faster_rcnn import ButdFasterRcnnSelector
 from .feature_pyramid import ButdPyramid, join_pyramids
 from .grid import ButdGridSelector
-from .proposals import ButdProposals
-from .rpn import ButdRpnSelector
+from .rpn import ButdProposals, ButdRpnSelector
 from .saliency import ButdSaliencySelector
 
 

@@ -8,9 +8,8 @@ from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from ..bottom_up.bottom_up import ButdBottomUpOutput
 from ..bottom_up.feature_pyramid import ButdPyramid, with_rows
-from ..bottom_up.proposals import ButdProposals
 from ..bottom_up.region_head import ButdRegionHead
-from ..bottom_up.rpn import ButdRpnSelector
+from ..bottom_up.rpn import ButdProposals, ButdRpnSelector
 from ..boxes import noise_boxes, refine_boxes
 from ..regions import ButdRegions, join_regions
 from .targets import ButdTarget, masks_within, match_boxes, mean_count

@@ -39,11 +39,8 @@ class ButdMatchedGraph(NamedTuple):
 def prepare_graph_targets(
     labels: list[dict[str, torch.Tensor]], config: ButdConfig, num_images: int
 ) -> list[ButdGraphTarget]:
-    """Checks labels; `ValueError` names the image and row that don't fit. Repeated relations count once, those of an
-    object to itself are left out.
-
-    Labels are for each image `class_labels` (n,), `boxes` (n, 4) as `centre x, centre y, width, height` in [0, 1] of
-    the unpadded image, and unless nobody annotated any, `relations` (r, 3).
+    """Checks labels, see `ButdForSceneGraphGeneration.forward`; `ValueError` names the image and row that don't fit.
+    Repeated relations count once, those of an object to itself are left out.
     """
     targets = []
     for name, label, class_labels, boxes in checked_objects(labels, config.num_labels, num_images):

@@ -108,11 +108,8 @@ def checked_objects(
 
 
 def prepare_targets(labels: list[dict[str, torch.Tensor]], config: ButdConfig, num_images: int) -> list[ButdTarget]:
-    """Checks labels and separates objects from crowds; `ValueError` names the image and row that don't fit.
-
-    Labels are for each image `class_labels` (n,) and `boxes` (n, 4) as `centre x, centre y, width, height` in [0, 1]
-    of the unpadded image; optional `masks` (n, height, width), `has_mask` (n,), `attribute_labels` (n,) with -1 where
-    unknown, and `iscrowd` (n,).
+    """Checks labels, see `ButdForObjectDetection.forward`, and separates objects from crowds; `ValueError` names the
+    image and row that don't fit.
     """
     num_attributes = config.bottom_up_config.num_region_attributes
     targets = []

@@ -14,7 +14,7 @@ from butd_hf.conversion.checkpoint_kind import ConversionOptions
 from butd_hf.conversion.faster_rcnn_weights import published_name
 from butd_hf.modeling.bottom_up import faster_rcnn_proposals
 from butd_hf.modeling.configuration_butd import ButdConfig
-from butd_hf.modeling.modeling_regions_butd import ButdRegionModel
+from butd_hf.modeling.modeling_butd import ButdRegionModel
 
 
 LABELS, ATTRIBUTES, RPN, CHANNELS, LAYERS = 5, 3, 6, (4, 4, 8, 8), (1, 2, 1, 1)

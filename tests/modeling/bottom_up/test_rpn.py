@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from butd_hf.modeling.bottom_up.bottom_up import ButdBottomUp
-from butd_hf.modeling.bottom_up.proposals import ButdProposalHead, ButdProposals
+from butd_hf.modeling.bottom_up.rpn import ButdProposalHead, ButdProposals
 from butd_hf.modeling.boxes import refine_boxes
 from butd_hf.modeling.configuration_butd import ButdBottomUpConfig
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from butd_hf.modeling.bottom_up.proposals import ButdProposals
+from butd_hf.modeling.bottom_up.rpn import ButdProposals
 from butd_hf.modeling.configuration_butd import ButdConfig
 from butd_hf.modeling.losses.proposals import assign_cells, noised_regions, proposal_losses
 from butd_hf.modeling.losses.targets import match_boxes, prepare_targets
