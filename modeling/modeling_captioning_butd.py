@@ -67,9 +67,8 @@ class ButdForConditionalGeneration(ButdPreTrainedModel, GenerationMixin):  # trf
         if labels is not None:
             input_ids = self.input_ids_of_labels(labels, input_ids, kwargs.get("inputs_embeds"))
         num_items = kwargs.pop("num_items_in_batch", None)
-        outputs = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, encoder_outputs=encoder_outputs, **kwargs
-        )
+        kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask, "encoder_outputs": encoder_outputs}
+        outputs = self.model(**kwargs)
         logits = self.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])  # (num_texts, length, vocab_size)
         loss = class_loss(logits, labels, self.config, num_items) if labels is not None else None
         fields = {name: value for name, value in outputs.items() if name != "last_hidden_state"}

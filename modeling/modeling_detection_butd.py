@@ -40,16 +40,11 @@ class ButdForObjectDetection(ButdPreTrainedModel):  # trf-ignore: TRF057
                 f"{config.bottom_up_config.selector!r}."
             )
         self.bottom_up = ButdBottomUp(config.bottom_up_config)
-        self.top_down = ButdDetectionDecoder(
-            config.top_down_config,
-            region_size=self.bottom_up.region_size,
-            cell_size=config.bottom_up_config.fpn_size,
-            num_labels=config.num_labels,
-        )
+        region_size, cell_size = self.bottom_up.region_size, config.bottom_up_config.fpn_size
+        self.top_down = ButdDetectionDecoder(config.top_down_config, region_size, cell_size, config.num_labels)
         self.mask_head = None
         if self.has_masks:
-            hidden_size, cell_size = config.top_down_config.hidden_size, config.bottom_up_config.fpn_size
-            self.mask_head = ButdMaskHead(cell_size, hidden_size, MASK_SIZE)
+            self.mask_head = ButdMaskHead(cell_size, config.top_down_config.hidden_size, MASK_SIZE)
         self.post_init()
 
     @can_return_tuple
@@ -129,9 +124,8 @@ class ButdForObjectDetection(ButdPreTrainedModel):  # trf-ignore: TRF057
         layers = list(zip(decoded.logits, decoded.boxes, strict=True))
         if not self.training:
             layers = layers[-1:]
-        *auxiliary, last = (
-            {"logits": with_no_object(logits), "pred_boxes": centred(boxes)} for logits, boxes in layers
-        )
+        found = [{"logits": with_no_object(logits), "pred_boxes": centred(boxes)} for logits, boxes in layers]
+        *auxiliary, last = found
         if self.mask_head is not None and not self.training:  # the loss draws the few masks that it compares
             boxes = clip_boxes(decoded.boxes[-1])
             masks = self.mask_head(image.pyramid, boxes, decoded.last_hidden_state.flatten(0, 1))

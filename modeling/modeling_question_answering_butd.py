@@ -29,9 +29,7 @@ class ButdForQuestionAnswering(ButdPreTrainedModel):  # trf-ignore: TRF057
         self.bottom_up = ButdBottomUp(config.bottom_up_config)
         self.question_encoder = ButdQuestionEncoder(top_down_config)
         answers_class = ButdHopAnswers if top_down_config.question_variant == "hops" else ButdProductAnswers
-        self.top_down = answers_class(
-            top_down_config, region_size=self.bottom_up.region_size, num_labels=config.num_labels
-        )
+        self.top_down = answers_class(top_down_config, self.bottom_up.region_size, config.num_labels)
         self.post_init()
 
     @property

@@ -51,10 +51,7 @@ class PastedObject(NamedTuple):
 
 
 def paste_mask(
-    mask: torch.Tensor,  # (m, m): in [0, 1], within the box
-    box: list[float],  # `x0, y0, x1, y1` in pixels
-    height: int,
-    width: int,
+    mask: torch.Tensor, box: list[float], height: int, width: int
 ) -> tuple[torch.Tensor, tuple[slice, slice]]:
     """The mask at the resolution of the image, sampled at the centres of its pixels: `(num_rows, num_columns)` of the
     pixels that the box covers, perhaps none, and the rows and columns of the image that they are.
@@ -268,9 +265,8 @@ class ButdPostProcessing:
             if repeat_overlap is not None:
                 same = same_objects(pairs, outputs.region_labels[row], boxes, repeat_overlap)
                 all_scores = without_repeats(all_scores, same, graph_constraint)
-            relation_scores, of_pair, predicates = best_relations(
-                all_scores, top_k, relation_threshold, graph_constraint
-            )
+            kept = best_relations(all_scores, top_k, relation_threshold, graph_constraint)
+            relation_scores, of_pair, predicates = kept
             boxes = boxes[order]  # (num_objects, 4)
             if sizes is not None:
                 height, width = sizes[row]

@@ -111,14 +111,10 @@ class ButdFasterRcnnProposals(nn.Module):
         self.objectness = nn.Conv2d(HIDDEN_SIZE, scores_per_anchor * self.num_anchors, kernel_size=1)
         self.deltas = nn.Conv2d(HIDDEN_SIZE, 4 * self.num_anchors, kernel_size=1)
 
-    def forward(
-        self,
-        feature_map: torch.Tensor,  # (1, num_channels, map_height, map_width): of one image
-        height: int,  # of the image in pixels
-        width: int,
-        image_scale: float,  # pixels of the image per pixel of the original image
-    ) -> torch.Tensor:
-        """Boxes `(num_proposals, 4)`, `x0, y0, x1, y1` in pixels, best first, at least one."""
+    def forward(self, feature_map: torch.Tensor, height: int, width: int, image_scale: float) -> torch.Tensor:
+        """Boxes `(num_proposals, 4)`, `x0, y0, x1, y1` in pixels, best first, at least one, of an image `height` and
+        `width` pixels large, `image_scale` times as large as the original, and its map `(1, num_channels, ...)`.
+        """
         variant = self.config.variant
         hidden_states = self.act_fn(self.conv(feature_map))
         scores = self.scores(self.objectness(hidden_states))  # (map_height * map_width * num_anchors,)

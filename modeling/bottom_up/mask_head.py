@@ -15,12 +15,7 @@ class ButdMaskHead(nn.Module):
     query scales and shifts the channels (Perez et al. 2018, "FiLM"), which tells two objects in one box apart.
     """
 
-    def __init__(
-        self,
-        cell_size: int,  # channels of the pyramid
-        state_size: int,
-        mask_size: int,  # its side, even
-    ):
+    def __init__(self, cell_size: int, state_size: int, mask_size: int):
         super().__init__()
         self.mask_size = mask_size
         self.modulation = nn.Linear(state_size, 2 * cell_size)

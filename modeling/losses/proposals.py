@@ -67,14 +67,9 @@ def assign_cells(
 def proposal_losses(proposals: ButdProposals, targets: list[ButdTarget]) -> dict[str, torch.Tensor]:
     """`loss_objectness` (varifocal, Zhang et al. 2021) and `loss_proposal_box` (generalised IoU) of all cells."""
     scores = proposals.logits.sigmoid()
-    assigned = [
-        assign_cells(points, boxes, score, target)
-        for points, boxes, score, target in zip(
-            proposals.points, proposals.boxes.detach(), scores.detach(), targets, strict=True
-        )
-    ]
-    assigned = (torch.stack(parts) for parts in zip(*assigned, strict=True))
-    matched, objectness, is_counted = assigned  # each (batch_size, num_cells)
+    cells = (proposals.points, proposals.boxes.detach(), scores.detach(), targets)
+    assigned = [assign_cells(*image) for image in zip(*cells, strict=True)]
+    matched, objectness, is_counted = map(torch.stack, zip(*assigned, strict=True))  # each (batch_size, num_cells)
     is_positive = matched >= 0
     empty_weight = EMPTY_WEIGHT * scores.detach() ** FOCUS * (is_counted & proposals.mask)
     weight = torch.where(is_positive, objectness, empty_weight)

@@ -18,17 +18,7 @@ class ImageToTextPipeline(ButdImagePipeline):
     What differs from transformers 4: see `ButdImagePipeline`; an image that cannot be read is named in the error, and
     every image of a batch gets all of its `num_return_sequences`. Unless the checkpoint's generation config or the
     caller says otherwise, up to 256 new tokens are generated.
-
-    Example:
-
-    ```python
-    >>> import butd_hf
-    >>> from transformers import pipeline
-
-    >>> captioner = pipeline("image-to-text")
-    >>> captioner("photo.jpg")
-    [{'generated_text': 'two birds are standing next to each other'}]
-    ```"""
+    """
 
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)

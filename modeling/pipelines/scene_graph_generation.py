@@ -65,13 +65,8 @@ class SceneGraphGenerationPipeline(ButdImagePipeline):
         Args:
             inputs: An image, a list of them, or a dataset or generator of them (`KeyDataset` picks a column). A
                 image is a path, URL, base64 string, PIL image, array or tensor.
-            threshold (`float`, *optional*): Only objects that score higher, 0.3 by default.
-            relation_threshold (`float`, *optional*): Only relations that score higher, 0 by default.
-            top_k (`int`, *optional*): At most this many relations, the best; 20 by default.
-            graph_constraint (`bool`, *optional*): Whether each pair has only its best predicate, as by default.
-            repeat_overlap (`float`, *optional*): IoU from which boxes of one label are one object, whose relations
-                are returned once; for each box by default.
-            twin_overlap (`float`, *optional*): IoU from which boxes of one label have no relation between them.
+            threshold, relation_threshold, top_k, graph_constraint, repeat_overlap, twin_overlap (*optional*): As of
+                `post_process_scene_graph_generation`, but 0.3, 0 and 20 by default.
             timeout (`float`, *optional*): Seconds to wait for a URL.
             batch_size (`int`, *optional*): Images that go through the model together, 1 by default.
 
@@ -100,26 +95,18 @@ class SceneGraphGenerationPipeline(ButdImagePipeline):
     def _forward(self, model_inputs: dict, threshold: float = 0.3, top_k: int = 20, **choices: Any) -> dict[str, list]:
         images = self.batch(model_inputs, "images")
         features = self.image_processor(images=images, return_tensors="pt").to(self.device, dtype=self.dtype)
-        graphs = self.image_processor.post_process_scene_graph_generation(
-            self.model(**features),
-            threshold=threshold,
-            top_k=top_k,
-            target_sizes=[tuple(image.shape[-2:]) for image in images],
-            **choices,
-        )
+        choices |= {"threshold": threshold, "top_k": top_k, "target_sizes": [image.shape[-2:] for image in images]}
+        graphs = self.image_processor.post_process_scene_graph_generation(self.model(**features), **choices)
         return {"graphs": [{name: value.tolist() for name, value in graph.items()} for graph in graphs]}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, list]:
         graph = model_outputs["graphs"]
         graph = graph[0] if isinstance(graph, list) else graph  # alone it is still in the list of its batch
         labels, predicates = self.model.config.id2label, self.model.config.id2predicate
+        boxes = [dict(zip(("xmin", "ymin", "xmax", "ymax"), map(round, box), strict=True)) for box in graph["boxes"]]
         objects = [
-            {
-                "label": labels[label],
-                "score": score,
-                "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), map(round, box), strict=True)),
-            }
-            for label, score, box in zip(graph["labels"], graph["scores"], graph["boxes"], strict=True)
+            {"label": labels[label], "score": score, "box": box}
+            for label, score, box in zip(graph["labels"], graph["scores"], boxes, strict=True)
         ]
         relations = [
             {"subject": subject, "predicate": predicates[predicate], "object": target, "score": score}

@@ -58,11 +58,7 @@ class ButdCellAttention(nn.Module):
         self.v_proj = nn.Linear(cell_size, config.hidden_size, bias=False)  # the output's bias takes its place
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(
-        self,
-        queries: torch.Tensor,  # (num_queries, hidden_size)
-        cells: torch.Tensor,  # (num_queries, num_cells, cell_size)
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, queries: torch.Tensor, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The output `(num_queries, hidden_size)`, and the attention `(num_queries, num_heads, num_cells)`."""
         query = self.q_proj(queries).unflatten(1, (self.num_heads, -1)).transpose(0, 1) * self.scaling
         key_weight = weight_of(self.k_proj).unflatten(0, (self.num_heads, -1)).to(query.dtype)

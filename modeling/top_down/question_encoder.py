@@ -28,12 +28,8 @@ class ButdQuestion(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None  # embeddings and each layer's output
 
 
-def words_first(
-    values: torch.Tensor,  # (num_questions, length, ...): of each token
-    is_word: torch.Tensor,  # (num_questions, length): false on padding
-    longest: int,  # how many words a question may have
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Moves padding behind the words, wherever it is, and cuts what comes after the first `longest` words."""
+def words_first(values: torch.Tensor, is_word: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moves padding `(num_questions, length)` behind the words, and cuts what comes after the first `longest`."""
     order = (~is_word).long().argsort(dim=1, stable=True)[:, :longest]  # (num_questions, at most longest)
     is_word = is_word.gather(1, order)
     if values.dim() == 3:

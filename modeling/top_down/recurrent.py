@@ -19,12 +19,8 @@ class ButdRecurrentCacheLayer(DynamicLayer):
     is_croppable = False
     seq_length = 0
 
-    def update(
-        self,
-        states: torch.Tensor,  # (num_texts, num_states, hidden_size): after the latest word
-        length: int,  # how many words led to them from the ones before
-    ) -> torch.Tensor:
-        """Replaces the states."""
+    def update(self, states: torch.Tensor, length: int) -> torch.Tensor:
+        """Replaces the states by those `length` words later, `(num_texts, num_states, hidden_size)`."""
         self.lazy_initialization(states, states)
         self.keys = self.values = states
         self.seq_length += length
