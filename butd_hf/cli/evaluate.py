@@ -84,6 +84,7 @@ def captioning(
 
 @app.command()
 def detection(
+    context: typer.Context,
     data: DataOption,
     model: ModelOption = None,
     split: SplitOption = None,
@@ -98,39 +99,6 @@ def detection(
     Each line of PREDICTIONS is {"image_id", "image", "objects", "references", "regions"}. Exit code 1 if an image
     cannot be read; the others are scored all the same.
     """
-    evaluate_objects("detection", data, model, split, json, predictions, common, batch_size, device)
-
-
-@app.command()
-def segmentation(
-    data: DataOption,
-    model: ModelOption = None,
-    split: SplitOption = None,
-    json: JsonOption = False,
-    predictions: PredictionsOption = None,
-    common: CommonOption = 50,
-    batch_size: BatchSizeOption = 16,
-    device: DeviceOption = "auto",
-) -> None:
-    """Score boxes and masks; data, PREDICTIONS and exit codes are those of `detection`.
-
-    Masks are scored on the objects that have one; what is found on the others counts as neither right nor wrong.
-    """
-    evaluate_objects("segmentation", data, model, split, json, predictions, common, batch_size, device)
-
-
-def evaluate_objects(
-    task: str,
-    data: Path,
-    model: str | None,
-    split: str | None,
-    as_json: bool,
-    predictions: Path | None,
-    common: int,
-    batch_size: int,
-    device: str,
-) -> None:
-    """Scores boxes, and in `"segmentation"` masks."""
     import torch
 
     from ..data.detection import label_names, load_detections
@@ -139,7 +107,7 @@ def evaluate_objects(
     from .loading import load_checkpoint
 
     table = load_data(load_detections, data, split=split)
-    masks = task == "segmentation"
+    masks = context.info_name == "segmentation"
     name, detector, processor = load_checkpoint(model, device, "image-segmentation" if masks else "object-detection")
     names, known = label_names(table), list(detector.config.id2label.values())
     if names != known:
@@ -155,8 +123,8 @@ def evaluate_objects(
     write_predictions(predictions, lines)
     rows, predicted = zip(*found, strict=True)
     scores = score_predictions(predicted, rows, names=names, masks=masks, common=common)
-    settings = {"task": task, "model": name, "data": str(data), "split": split, "num_images": len(rows)}
-    print_scores(scores, {**settings, "common": common}, as_json=as_json, complete=len(rows) == len(table))
+    settings = {"task": context.info_name, "model": name, "data": str(data), "split": split, "num_images": len(rows)}
+    print_scores(scores, {**settings, "common": common}, as_json=json, complete=len(rows) == len(table))
 
 
 @app.command()
@@ -241,4 +209,9 @@ def vqa(
     print_scores(scores, settings, as_json=json, complete=complete)
 
 
+SEGMENTATION_HELP = """Score boxes and masks; data, PREDICTIONS and exit codes are those of `detection`.
+
+Masks are scored on the objects that have one; what is found on the others counts as neither right nor wrong.
+"""
+app.command("segmentation", help=SEGMENTATION_HELP)(detection)
 app.command("scene-graph")(scene_graph)
