@@ -166,6 +166,21 @@ def test_graphs(call, plain, tiny_grapher, graphs, tmp_path, mode):
     assert "1 of its 3 predicates are not the model's" in plain(call(*arguments, code=2).stderr)
 
 
+def test_graphs_without_images_and_objects_that_were_drawn_twice(call, plain, tiny_grapher, graphs, tmp_path):
+    """Labels and boxes are enough for predcls; that a box was drawn twice is found out, unless repetitions count."""
+    rows = json.loads((graphs / "annotations.json").read_text())[:1]
+    rows[0]["objects"].append({**rows[0]["objects"][0], "bbox": [5, 5, 30, 29]})
+    ends = ((0, "on"), (3, "beside"))
+    rows[0]["relations"] = [{"subject": place, "predicate": name, "object": 1} for place, name in ends]
+    (tmp_path / "annotations.json").write_text(json.dumps(rows))
+    arguments = ["evaluate", "scene-graph", "--data", tmp_path, "--model", tiny_grapher, "--json"]
+    once, repeated = (json.loads(call(*arguments, *more).stdout)["metrics"] for more in ([], ["--repeats"]))
+    assert (once["recall_100_triples"], repeated["recall_100_triples"]) == (100, 50)
+    for mode in ("sgcls", "sgdet"):
+        error = plain(call(*arguments, "--mode", mode, code=2).stderr)
+        assert f"{mode} needs images, but 1 of 1" in error
+
+
 def test_unreadable_images_are_named_and_the_others_are_scored(
     call, tiny_checkpoint, tiny_oracle, captions, questions
 ):
