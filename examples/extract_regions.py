@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Extract the regions of many pictures, in several processes:
+"""Extract the regions of many images, in several processes:
 
     accelerate launch --cpu --num_processes 8 examples/extract_regions.py photos/ --out STORE --model FOLDER
 

@@ -50,7 +50,7 @@ def tiny_tokenizer():
 def tiny_checkpoint(tmp_path_factory, tiny_tokenizer) -> str:
     """Folder of a captioning model with random weights, saved with its processor and code. Not to be written to.
 
-    The processor keeps the aspect ratio, so that pictures of a batch differ in size.
+    The processor keeps the aspect ratio, so that images of a batch differ in size.
     """
     import butd_hf
 
@@ -64,7 +64,7 @@ def tiny_checkpoint(tmp_path_factory, tiny_tokenizer) -> str:
             "num_attention_heads": 2,
             "intermediate_size": 64,
             "max_position_embeddings": 24,
-            "initializer_range": 0.5,  # far enough from zero for captions that differ from picture to picture
+            "initializer_range": 0.5,  # far enough from zero for captions that differ from image to image
         },
     )
     image_processor = butd_hf.ButdImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
@@ -106,7 +106,7 @@ def tiny_oracle(tmp_path_factory, tiny_tokenizer) -> str:
 
 @pytest.fixture(scope="session")
 def image_paths(tmp_path_factory) -> list[str]:
-    """Three pictures of different sizes and content, as PNG files. Not to be written to."""
+    """Three images of different sizes and content, as PNG files. Not to be written to."""
     folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     paths = []
@@ -119,9 +119,9 @@ def image_paths(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def detection_data(tmp_path_factory) -> Path:
-    """Folder of six pictures in COCO's format, four of them to train on. Not to be written to.
+    """Folder of six images in COCO's format, four of them to train on. Not to be written to.
 
-    Squares and discs, with a mask as run lengths, as polygon or without one; one picture shows nothing.
+    Squares and discs, with a mask as run lengths, as polygon or without one; one image shows nothing.
     """
     from butd_hf.inference.objects import run_lengths
 
@@ -216,7 +216,7 @@ def tiny_grapher(tmp_path_factory) -> str:
             "num_hidden_layers": 1,
             "num_attention_heads": 2,
             "intermediate_size": 32,
-            "initializer_range": 0.3,  # far enough from zero for graphs that differ from picture to picture
+            "initializer_range": 0.3,  # far enough from zero for graphs that differ from image to image
         },
         id2label={0: "square", 1: "disc", 2: "dog"},
         label2id={"square": 0, "disc": 1, "dog": 2},

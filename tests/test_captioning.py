@@ -43,7 +43,7 @@ def test_no_tokens_no_words(captioner):
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_batch_is_captioned_as_single_pictures_are(captioner, num_beams):
+def test_batch_is_captioned_as_single_images_are(captioner, num_beams):
     model, processor = captioner
     images = [
         Image.radial_gradient("L"),

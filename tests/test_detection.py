@@ -21,7 +21,7 @@ SIZES = [(40, 30), (33, 57)]
 
 @pytest.fixture
 def outputs() -> ButdInstanceSegmentationOutput:
-    """Of two pictures with eight queries of three classes, some at the border and some beyond it."""
+    """Of two images with eight queries of three classes, some at the border and some beyond it."""
     generator = torch.Generator().manual_seed(0)
 
     def rand(*shape: int) -> torch.Tensor:
@@ -41,7 +41,7 @@ def outputs() -> ButdInstanceSegmentationOutput:
     "box", [(3.3, 4.2, 17.8, 21.1), (-5.0, 8.0, 12.5, 40.0), (0.0, 0.0, 30.0, 40.0), (7.2, 9.9, 7.3, 10.0)]
 )
 def test_masks_are_sampled_at_the_centres_of_pixels(box):
-    """Bilinear interpolation by scipy of the whole picture, cut to the box, says the same."""
+    """Bilinear interpolation by scipy of the whole image, cut to the box, says the same."""
     mask = torch.rand(14, 14, generator=torch.Generator().manual_seed(2))
     pasted, place = paste_mask(mask, list(box), 40, 30)
     x0, y0, x1, y1 = box

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures that nobody takes and somebody sends, through the pipeline with the embedded default."""
+"""Images that nobody takes and somebody sends, through the pipeline with the embedded default."""
 
 import PIL.Image
 import pytest
@@ -14,7 +14,7 @@ def captioner():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000), (300, 200)], ids=str)
-def test_pictures_without_anything_in_them_get_a_caption(captioner, size, tmp_path):
+def test_images_without_anything_in_them_get_a_caption(captioner, size, tmp_path):
     PIL.Image.new("RGB", size, "white").save(tmp_path / "odd.png")
     assert captioner(str(tmp_path / "odd.png"))[0]["generated_text"].strip()
 
@@ -23,7 +23,7 @@ def test_pictures_without_anything_in_them_get_a_caption(captioner, size, tmp_pa
 def test_what_cannot_be_read_is_named(captioner, kind, tmp_path, image_paths):
     good, bad = image_paths[0], tmp_path / f"{kind}.png"
     with open(good, "rb") as opened:
-        bad.write_bytes(opened.read()[:200] if kind == "truncated" else b"this is not a picture")
+        bad.write_bytes(opened.read()[:200] if kind == "truncated" else b"this is not an image")
     with pytest.raises(ValueError, match=rf"{kind}\.png"):
         captioner(str(bad))
     with pytest.raises(ValueError, match=rf"{kind}\.png"):

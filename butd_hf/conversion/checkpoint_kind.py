@@ -32,7 +32,7 @@ class ConvertedCheckpoint:
 
     Args:
         model: The model, with its weights.
-        processor: What turns pictures (and text) into its inputs; anything with `save_pretrained`.
+        processor: What turns images (and text) into its inputs; anything with `save_pretrained`.
         card: Arguments of `butd_hf.cards.write_card`, without `folder` and `name`.
     """
 

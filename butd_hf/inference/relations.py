@@ -33,7 +33,7 @@ class GraphExample:
         relations: Subject, object and predicate: (num_relations, 3).
         size: Height and width in the unit of the annotation.
         flipped: Whether the image is to be mirrored; boxes and relations are.
-        picture: The image, if it has been read.
+        pixels: The image, if it has been read.
     """
 
     index: int
@@ -43,7 +43,7 @@ class GraphExample:
     relations: torch.Tensor
     size: tuple[float, float]
     flipped: bool = False
-    picture: Image.Image | None = None
+    pixels: Image.Image | None = None
 
     def as_labels(self) -> dict[str, torch.Tensor]:
         """As the model's `labels` has it."""

@@ -66,15 +66,15 @@ class SceneGraphTask(Task):
         self.opposites = opposite_predicates(list(config.id2predicate.values()))
 
     def read(self, row: GraphExample, rng: np.random.Generator | None, source: Any) -> dict[str, Any]:
-        graph = replace(row, picture=load_image(row.image)) if self.pixels else row
+        graph = replace(row, pixels=load_image(row.image)) if self.pixels else row
         if rng is not None and self.flip and rng.random() < 0.5:
             graph = mirrored(graph, self.opposites)
-            graph = replace(graph, picture=ImageOps.mirror(graph.picture) if self.pixels else None)
+            graph = replace(graph, pixels=ImageOps.mirror(graph.pixels) if self.pixels else None)
         return {"graph": graph}
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         graphs = [sample["graph"] for sample in samples]
-        images = [graph.picture for graph in graphs] if self.pixels else None
+        images = [graph.pixels for graph in graphs] if self.pixels else None
         batch = collate_graphs(graphs, self.mode, images, self.processor)
         return {**{name: value for name, value in batch.items() if name != "labels"}, "labels": batch["labels"]}
 

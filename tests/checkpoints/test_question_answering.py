@@ -12,7 +12,7 @@ import butd_hf
 from butd_hf.cli import app
 
 
-PICTURES = sorted(str(file) for file in (Path(__file__).parents[2] / "examples" / "images").glob("*.jpg"))
+IMAGES = sorted(str(file) for file in (Path(__file__).parents[2] / "examples" / "images").glob("*.jpg"))
 QUESTIONS = ["what is on the table", "how many chairs are there", "", "word " * 200, "🙂"]
 
 
@@ -23,12 +23,12 @@ def oracle():
 
 def test_pipeline_without_a_model(oracle):
     assert oracle.model.name_or_path == butd_hf.default_checkpoint("visual-question-answering")
-    (best, second) = oracle(image=PICTURES[0], question=QUESTIONS[0], top_k=2)
+    (best, second) = oracle(image=IMAGES[0], question=QUESTIONS[0], top_k=2)
     assert 1 > best["score"] >= second["score"] > 0
 
 
 def test_the_batch_changes_no_answer(oracle):
-    asked = [{"image": picture, "question": question} for picture in PICTURES[:2] for question in QUESTIONS]
+    asked = [{"image": image, "question": question} for image in IMAGES[:2] for question in QUESTIONS]
     together = oracle(asked, top_k=1, batch_size=4)
     for one, (found,) in zip(asked, together, strict=True):
         (alone,) = oracle(one, top_k=1)
@@ -37,7 +37,7 @@ def test_the_batch_changes_no_answer(oracle):
 
 
 def test_ask_without_a_model():
-    result = CliRunner().invoke(app, ["ask", PICTURES[0], QUESTIONS[0], "--json"])
+    result = CliRunner().invoke(app, ["ask", IMAGES[0], QUESTIONS[0], "--json"])
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)[0]["answers"]) == 5
 

@@ -13,7 +13,7 @@ import butd_hf
 from butd_hf.cli import app
 
 
-PICTURES = sorted(str(file) for file in (Path(__file__).parents[2] / "examples" / "images").glob("*.jpg"))
+IMAGES = sorted(str(file) for file in (Path(__file__).parents[2] / "examples" / "images").glob("*.jpg"))
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +23,14 @@ def grapher():
 
 def test_pipeline_without_a_model(grapher):
     assert grapher.model.name_or_path == butd_hf.default_checkpoint("scene-graph-generation")
-    graphs = grapher(PICTURES, batch_size=2)
+    graphs = grapher(IMAGES, batch_size=2)
     names = set(grapher.model.config.id2predicate.values())
-    for picture, graph in zip(PICTURES, graphs, strict=True):
+    for image, graph in zip(IMAGES, graphs, strict=True):
         numbers = range(len(graph["objects"]))
         for relation in graph["relations"]:
             assert relation["subject"] in numbers and relation["object"] in numbers
             assert relation["predicate"] in names and 0 < relation["score"] < 1
-        assert "cat.jpg" not in picture or graph["objects"][0]["label"] == "cat"
+        assert "cat.jpg" not in image or graph["objects"][0]["label"] == "cat"
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def test_what_labels_and_places_say(grapher):
 
 
 def test_graph_without_a_model(tmp_path):
-    result = CliRunner().invoke(app, ["graph", PICTURES[0], "--json", "--draw", str(tmp_path / "graph.png")])
+    result = CliRunner().invoke(app, ["graph", IMAGES[0], "--json", "--draw", str(tmp_path / "graph.png")])
     assert result.exit_code == 0, result.output
     assert {"objects", "relations"} <= set(json.loads(result.stdout)[0])
     assert (tmp_path / "graph.png").stat().st_size > 10_000

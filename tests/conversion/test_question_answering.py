@@ -60,7 +60,7 @@ def port_tensors(newatt: bool, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def literal_answer(t: dict[str, torch.Tensor], question: str, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The port's logits and attention for one question and one picture, operation by operation, from its own names."""
+    """The port's logits and attention for one question and one image, operation by operation, from its own names."""
 
     def linear(name, x):
         matrix = t[f"{name}.weight_v"]

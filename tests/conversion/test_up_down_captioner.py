@@ -231,9 +231,9 @@ def test_regions_from_a_named_bottom_up(tmp_path, tiny_checkpoint, image_paths):
     for name, tensor in named.model.bottom_up.state_dict().items():
         assert torch.equal(model.model.bottom_up.state_dict()[name], tensor)
     processor = butd_hf.ButdProcessor.from_pretrained(tmp_path / "converted")
-    pictures = processor(images=image_paths[:2], return_tensors="pt")
-    captions = model.generate(**pictures)
-    regions = named.model.bottom_up(**pictures).regions
+    images = processor(images=image_paths[:2], return_tensors="pt")
+    captions = model.generate(**images)
+    regions = named.model.bottom_up(**images).regions
     ready = model.generate(region_features=regions.features, region_boxes=regions.boxes, region_mask=regions.mask)
     assert torch.equal(captions, ready)
 

@@ -20,10 +20,10 @@ def grid(cells):
 def test_one_panel_per_word(size):
     boxes, attentions = grid(3)
     figure = draw_caption(Image.new("RGB", size), boxes, WORDS, attentions)
-    picture, *panels = figure.axes
+    image, *panels = figure.axes
     assert [panel.get_title(loc="left") for panel in panels] == WORDS
     assert [panel.get_title(loc="right") for panel in panels] == ["100%"] * 3
-    assert [text.get_text() for text in picture.texts] == [str(number) for number in range(1, 10)]
+    assert [text.get_text() for text in image.texts] == [str(number) for number in range(1, 10)]
     for axes in figure.axes:
         place = axes.get_position()
         assert place.x0 >= 0 and place.x1 <= 1 and place.y0 >= 0 and place.y1 <= 1

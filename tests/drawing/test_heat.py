@@ -31,9 +31,9 @@ def test_degenerate_maps():
     assert attention_map(np.array([[0.0, 0.0, 1.0, 1.0]]), np.ones(1), 1, 9).shape == (1, 9)
 
 
-def test_heated_picture_is_brighter_where_heat_is():
-    picture = np.full((2, 2, 3), 0.5)
-    result = heated(picture, np.array([[0.0, 1.0], [0.3, 0.6]]))
+def test_heated_image_is_brighter_where_heat_is():
+    image = np.full((2, 2, 3), 0.5)
+    result = heated(image, np.array([[0.0, 1.0], [0.3, 0.6]]))
     brightness = result.mean(axis=-1)
     assert brightness[0, 1] > brightness[1, 1] > brightness[1, 0] > brightness[0, 0]
     assert result.min() >= 0 and result.max() <= 1

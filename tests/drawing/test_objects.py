@@ -31,6 +31,6 @@ def test_nothing_found_is_drawn_too(tmp_path):
 def test_the_first_mask_is_on_top():
     masks = np.zeros((2, 4, 6), dtype=bool)
     masks[0, :2], masks[1, 1:] = True, True
-    picture = overlay(masks, [(1, 0, 0, 1), (0, 1, 0, 1)])
-    assert picture[1, 0, :3].tolist() == [1, 0, 0] and picture[3, 0, :3].tolist() == [0, 1, 0]
-    assert 0 < picture[0, 0, 3] < 1
+    image = overlay(masks, [(1, 0, 0, 1), (0, 1, 0, 1)])
+    assert image[1, 0, :3].tolist() == [1, 0, 0] and image[3, 0, :3].tolist() == [0, 1, 0]
+    assert 0 < image[0, 0, 3] < 1

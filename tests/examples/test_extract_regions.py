@@ -15,7 +15,7 @@ SECONDS = 300
 
 @pytest.fixture
 def photos(tmp_path):
-    """Sixty small pictures of two shapes."""
+    """Sixty small images of two shapes."""
     (tmp_path / "photos").mkdir()
     rng = np.random.default_rng(0)
     for index in range(60):

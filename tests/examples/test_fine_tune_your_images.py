@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tutorial, command by command, on pictures of one colour each."""
+"""The tutorial, command by command, on images of one colour each."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder to work in, with twelve pictures and half as many that are kept for the evaluation."""
+    """A folder to work in, with twelve images and half as many that are kept for the evaluation."""
     folder = tmp_path_factory.mktemp("tutorial")
     (folder / "my_images").mkdir()
     (folder / "examples").symlink_to(ROOT / "examples")

@@ -30,7 +30,7 @@ def build(tiny):
 
 
 def asked(num_questions: int = 3, num_regions: int = 5) -> dict[str, torch.Tensor]:
-    """Questions of different lengths, padded on the left, about pictures with different numbers of regions."""
+    """Questions of different lengths, padded on the left, about images with different numbers of regions."""
     low = torch.rand(num_questions, num_regions, 2) / 2
     lengths = torch.tensor([6, 3, 1, 4][:num_questions])
     counts = torch.tensor([num_regions, 2, 4, 1][:num_questions])
@@ -98,7 +98,7 @@ def test_question_and_regions_both_matter(model):
 
 
 @torch.no_grad()
-def test_without_a_question_only_the_picture_speaks(model):
+def test_without_a_question_only_the_image_speaks(model):
     inputs = asked()
     regions = {name: value for name, value in inputs.items() if name.startswith("region")}
     silent = model(**regions).logits
