@@ -64,7 +64,7 @@ def write_card(
         dataset: Name of the data set, for the Hub's index.
         base_model: Hub name of the model that it was trained from.
         runs: Run folders that made it, in their order; their commands are the recipe, and what codecarbon estimated
-            that they caused is told.
+            that they caused is stated.
         commands: Commands of the recipe before those of the runs, such as a conversion.
         evaluation: What `butd-hf evaluate ... --json` printed. Scores that were not defined are left out.
         notes: What else was measured, in Markdown; follows the results.

@@ -18,7 +18,7 @@ SOURCES = [
 
 # rooms of modeling/ from the ground up: each may import from itself and from those above it in this list
 ROOMS = (
-    ("remote_code", "faster_rcnn_resizing"),
+    ("remote_code",),
     ("configuration_butd",),
     ("boxes", "regions", "images", "annotations"),
     ("bottom_up",),
@@ -27,7 +27,7 @@ ROOMS = (
     ("heads",),
     ("losses",),
     ("modeling_*",),
-    ("post_processing", "post_processing_scene_graph", "image_processing_butd", "processing_butd"),
+    ("post_processing", "image_processing_butd", "processing_butd"),
     ("pipelines",),
 )
 LEVELS = {name: level for level, names in enumerate(ROOMS) for name in names}

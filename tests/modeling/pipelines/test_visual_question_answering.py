@@ -94,6 +94,7 @@ def test_one_right_answer_scores_by_softmax(tiny_oracle, image_paths, answers):
 def test_strange_questions_have_answers_of_their_own(oracle, image_paths, strange, answers):
     alone = oracle(image_paths[0], strange)
     together = oracle(image_paths[0], [QUESTION, strange], batch_size=2)
+    assert len(together) == 2 and len(alone) == 5
     same(together, [answers[QUESTION][0], alone])
 
 
